@@ -1,0 +1,41 @@
+# Every target makes or updates .venv first; that takes about a second when there is nothing to do.
+PYTHON ?= python3
+ARGS ?=
+
+ifeq ($(OS),Windows_NT)
+RUN = .venv/Scripts/python
+else
+RUN = .venv/bin/python
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help lab app test check bench notebooks
+
+help:
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1 \2/p' Makefile
+
+lab: ##        open the lab in JupyterLab (options for it: ARGS="--port=9000 --no-browser")
+	@$(PYTHON) tools/install.py
+	@$(RUN) tools/start.py lab $(ARGS)
+
+app: ##        open the first notebook as a page without code, with Voila
+	@$(PYTHON) tools/install.py
+	@$(RUN) tools/start.py app $(ARGS)
+
+test: ##       run all tests: units, notebooks, and a browser where Chromium is found
+	@$(PYTHON) tools/install.py test
+	$(RUN) -m pytest --nbval tests notebooks $(ARGS)
+
+check: ##      check format, lint (notebooks too) and the types of fmlab
+	@$(PYTHON) tools/install.py dev
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+
+bench: ##      measure fmlab beside its peers on this machine
+	@$(PYTHON) tools/install.py bench
+	$(RUN) -m benchmarks $(ARGS)
+
+notebooks: ##  run every notebook in a fresh kernel and store its outputs
+	@$(PYTHON) tools/install.py test
+	$(RUN) tools/notebooks.py $(ARGS)

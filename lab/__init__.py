@@ -1,0 +1,22 @@
+"""The lab: all that a reader sees and touches. It imports fmlab, never the reverse.
+
+Names load on first use, so that `import lab` stays quick and works in a broken environment, where
+`lab.doctor()` is needed most.
+"""
+
+import importlib
+from typing import Any
+
+_HOME = {"doctor": "lab.checkup"}
+
+__all__ = ["doctor"]  # noqa: F822  (found by __getattr__)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'lab' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})
