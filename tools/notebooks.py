@@ -1,0 +1,62 @@
+"""Run every notebook in its own fresh kernel, in reading order, and store the outputs.
+
+    python tools/notebooks.py [name ...]       only the notebooks whose file name contains a name
+
+Nothing that differs from run to run is stored: no widget state (GitHub refuses half of it), no
+reference to a widget that is gone, no times, no cell ids of chance, no version of Python.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
+WIDGET = "application/vnd.jupyter.widget-view+json"
+METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+
+
+def tidy(notebook):
+    """Keep what a reader sees and what the notebook's author wrote; drop the rest, in place."""
+    notebook.metadata = nbformat.from_dict(METADATA)
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{number:02d}"
+        cell.metadata.pop("execution", None)
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            # A panel also carries a picture; without its kernel that is what can be shown.
+            if len(data) > 1:
+                data.pop(WIDGET, None)
+    return notebook
+
+
+def execute(path):
+    notebook = nbformat.read(path, as_version=4)
+    client = NotebookClient(
+        notebook,
+        timeout=600,
+        kernel_name="python3",
+        store_widget_state=False,
+        record_timing=False,
+        resources={"metadata": {"path": str(path.parent)}},
+    )
+    client.execute()
+    nbformat.write(tidy(notebook), path)
+
+
+def main(names):
+    for path in sorted(FOLDER.glob("*.ipynb")):
+        if names and not any(name in path.name for name in names):
+            continue
+        start = time.monotonic()
+        execute(path)
+        print(f"{path.name:40} {time.monotonic() - start:6.1f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,85 @@
+"""Open the lab (`lab`) or the page without code (`app`) on the first notebook.
+
+    python tools/start.py lab|app [options for JupyterLab or Voila]
+"""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+FIRST = "notebooks/00_start_here.ipynb"
+PORT = {"lab": 8888, "app": 8866}
+
+
+def free(port):
+    with socket.socket() as s:
+        # As the servers do: a port that a server has just left is free.
+        if os.name != "nt":
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            s.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def asked_port(args):
+    """The port that the options name, or None."""
+    for i, arg in enumerate(args):
+        name, equals, value = arg.partition("=")
+        if name in ("--port", "--ServerApp.port", "--Voila.port"):
+            value = value if equals else "".join(args[i + 1 : i + 2])
+            return int(value) if value.isdigit() else None
+    return None
+
+
+def choose_port(kind, args):
+    """Options that set the port. A port asked for is taken or refused; the usual one may move on."""
+    port = asked_port(args)
+    if port is not None:
+        if port and not free(port):
+            sys.exit(
+                f"fmlab: port {port} is in use, perhaps by a lab that is already open. Close that "
+                f'one, or name another port: make {kind} ARGS="--port={port + 1}"'
+            )
+        return []
+    usual = PORT[kind]
+    port = next((p for p in range(usual, usual + 50) if free(p)), 0)
+    if port != usual:
+        print(f"Port {usual} is in use, perhaps by a lab that is already open: this one takes {port}.")
+    return [f"--port={port}"]
+
+
+def without_display():
+    names = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
+    return sys.platform.startswith("linux") and not any(os.environ.get(n) for n in names)
+
+
+def command(kind, args):
+    options = choose_port(kind, args)
+    if without_display():
+        options.append("--no-browser")
+    if kind == "app":
+        return [sys.executable, "-m", "voila", FIRST, *options, *args]
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        options.append("--allow-root")  # containers; JupyterLab would refuse to start
+    options += [f"--ServerApp.root_dir={ROOT}", f"--LabApp.default_url=/lab/tree/{FIRST}"]
+    return [sys.executable, "-m", "jupyterlab", *options, *args]
+
+
+def main(kind, args):
+    os.chdir(ROOT)
+    # A kernel of the same name in the user's home must not win over the environment's.
+    os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
+    line = command(kind, args)
+    sys.stdout.flush()
+    if os.name == "nt":
+        sys.exit(subprocess.call(line))
+    os.execv(line[0], line)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2:])
