@@ -3,7 +3,7 @@
     python tools/notebooks.py [name ...]       only the notebooks whose file name contains a name
 
 Nothing that differs from run to run is stored: no widget state (GitHub refuses half of it), no
-reference to a widget that is gone, no times, no cell ids of chance, no version of Python.
+reference to a widget that is gone, no times, no version of Python.
 """
 
 import sys
@@ -24,8 +24,7 @@ METADATA = {
 def tidy(notebook):
     """Keep what a reader sees and what the notebook's author wrote; drop the rest, in place."""
     notebook.metadata = nbformat.from_dict(METADATA)
-    for number, cell in enumerate(notebook.cells):
-        cell.id = f"cell-{number:02d}"
+    for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         for output in cell.get("outputs", []):
             data = output.get("data", {})
