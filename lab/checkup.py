@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-REINSTALL = "run `make lab` again (conda: `conda env update -f environment.yml`)"
+REINSTALL = "run `make lab` again (conda: `python tools/install.py --here`)"
 PLAIN = ("numpy", "matplotlib", "pandas", "sklearn", "PIL", "ipywidgets", "jupyterlab", "ipykernel")
 SETTING = ("@jupyterlab/apputils-extension:kernels-settings", "commsOverSubshells")
 

@@ -29,8 +29,8 @@ def load() -> ModuleType:
     if importlib.util.find_spec("learn2learn") is None:
         raise ModuleNotFoundError(
             "learn2learn is not installed; everything but the comparisons with it works. "
-            "`make lab` installs it where a C compiler is found, and says what is missing; "
-            "README.md has the command for conda.",
+            "`make lab` (conda: `python tools/install.py --here`) installs it where it finds a C "
+            "compiler, and says what is missing.",
             name="learn2learn",
         )
     import_torchvision()
