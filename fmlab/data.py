@@ -1,0 +1,136 @@
+"""Examples and clients as plain tensors.
+
+Shapes, one legend for the whole code: R runs (seeds x swept values), C clients in the round, N clients of a
+population, S seeds, n examples, d features, K local or inner steps, T rounds, P parameters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fmlab.randomness import generator
+
+SPLITS = ("training", "participating", "validation", "unseen")
+
+
+class Examples(NamedTuple):
+    """Labelled examples of many clients. A padded example has weight 0; a client's weights sum to one."""
+
+    x: Tensor  # (..., n, d...)
+    y: Tensor  # (..., n, o) numbers, or (..., n) classes as int64
+    weight: Tensor  # (..., n)
+
+    def map(self, change: object) -> Examples:
+        return Examples(*(change(t) for t in self))  # type: ignore[operator]
+
+
+def examples(x: Tensor, y: Tensor, real: Tensor | None = None) -> Examples:
+    """Examples (..., n) with equal weights; ``real`` (..., n) is False where an example only pads."""
+    n_axis = x.shape[: y.ndim - 1] if y.dtype.is_floating_point else y.shape
+    ones = torch.ones(n_axis, dtype=torch.float64) if real is None else real.to(torch.float64)
+    return Examples(x, y, ones / ones.sum(-1, keepdim=True))
+
+
+def join(a: Examples, b: Examples) -> Examples:
+    """Both sets as one; each example weighs the same (padding stays at 0)."""
+    count_a, count_b = ((e.weight > 0).sum(-1, keepdim=True) for e in (a, b))
+    total = count_a + count_b
+    weight = torch.cat([a.weight * count_a / total, b.weight * count_b / total], -1)
+    axis = a.weight.ndim - 1
+    return Examples(torch.cat([a.x, b.x], axis), torch.cat([a.y, b.y], axis), weight)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the clients of one round hold: support and query sets (R, C, n, ...), and fresh minibatches of both."""
+
+    support: Examples
+    query: Examples
+    seeds: tuple[int, ...] = (0,)
+    round: int = 0
+
+    @property
+    def both(self) -> Examples:
+        """Support and query together: everything the client may train on."""
+        return join(self.support, self.query)
+
+    def minibatch(self, step: int, size: int | None) -> Examples:
+        """``size`` of the client's examples without replacement (None: all), a function of (seed, round, step)."""
+        both = self.both
+        n = both.weight.shape[-1]
+        if size is None or size >= n:
+            return both
+        runs, clients = both.weight.shape[:2]
+        keys = torch.stack(
+            [torch.rand(clients, n, generator=generator("minibatch", s, self.round, step)) for s in self.seeds]
+        ).to(both.weight.device)
+        keys = keys.repeat(runs // len(self.seeds), 1, 1) - 2.0 * (both.weight == 0)
+        rows = keys.topk(size, -1).indices  # padding is drawn only when nothing else is left
+        weight = both.weight.gather(-1, rows)
+        return Examples(take(both.x, rows), take(both.y, rows), weight / weight.sum(-1, keepdim=True))
+
+
+def take(t: Tensor, rows: Tensor) -> Tensor:
+    """t (R, C, n, ...) at rows (R, C, m) -> (R, C, m, ...)."""
+    r = torch.arange(t.shape[0], device=t.device)[:, None, None]
+    c = torch.arange(t.shape[1], device=t.device)[:, None]
+    return t[r, c, rows]
+
+
+@dataclass(frozen=True)
+class Clients:
+    """All clients of one split, for S seeds: axes (S, N, n, ...).
+
+    ``bank``: where x would be large (images), ``support.x`` and ``query.x`` hold row numbers of ``bank`` (rows, ...)
+    and a client's pixels are gathered only when it takes part.
+    """
+
+    support: Examples
+    query: Examples
+    sizes: Tensor  # (S, N) how many examples the client holds; weights of the mean "by size"
+    bank: Tensor | None = None
+
+    @property
+    def number(self) -> int:
+        return self.sizes.shape[1]
+
+    def to(self, dtype: torch.dtype, device: torch.device) -> Clients:
+        def move(t: Tensor) -> Tensor:
+            return t.to(device, dtype) if t.dtype.is_floating_point else t.to(device)
+
+        bank = None if self.bank is None else move(self.bank)
+        return Clients(self.support.map(move), self.query.map(move), move(self.sizes), bank)
+
+    def take(self, ids: Tensor) -> tuple[Examples, Examples]:
+        """Support and query of clients ``ids`` (S, C) -> (S, C, n, ...)."""
+        rows = torch.arange(ids.shape[0], device=ids.device)[:, None]
+
+        def gather(e: Examples) -> Examples:
+            x = e.x[rows, ids]
+            return Examples(x if self.bank is None else self.bank[x], e.y[rows, ids], e.weight[rows, ids])
+
+        return gather(self.support), gather(self.query)
+
+    def everyone(self) -> tuple[Examples, Examples]:
+        """Support and query of all clients, without a copy where there is no bank."""
+        if self.bank is None:
+            return self.support, self.query
+        return tuple(e._replace(x=self.bank[e.x]) for e in (self.support, self.query))  # type: ignore[return-value]
+
+
+def stack(clients: list[Clients]) -> Clients:
+    """One seed each -> all seeds; they share the first one's bank."""
+
+    def pile(parts: list[Examples]) -> Examples:
+        return Examples(*(torch.cat(ts) for ts in zip(*parts, strict=True)))
+
+    return Clients(
+        pile([c.support for c in clients]),
+        pile([c.query for c in clients]),
+        torch.cat([c.sizes for c in clients]),
+        clients[0].bank,
+    )

@@ -1,0 +1,97 @@
+"""The rounds of federated training, for every run and client in one batch.
+
+``rounds`` is a generator of states: a panel draws each one, stops early, or keeps the last. One round:
+
+    sample m of N clients -> local (all at once) -> weighted mean of what they send -> server optimiser
+
+The client sample and the minibatches of round t depend on (seed, t) alone, so every algorithm of a comparison meets
+the same, and evaluation in between changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from fmlab.algorithms.base import Algorithm, Kept
+from fmlab.data import Batch, Clients, Examples
+from fmlab.declare import spread, sweep_length
+from fmlab.gradients import Objective
+from fmlab.randomness import choose
+from fmlab.servers import Moments, Server
+
+
+@dataclass(frozen=True)
+class State:
+    """After ``round`` rounds. ``kept`` is the engine's own buffer, updated in place for clients that took part."""
+
+    round: int
+    server: Tensor  # (R, 1, Q)
+    moments: Moments
+    kept: Kept  # (R, N, .)
+    diverged: Tensor  # (R,) the round in which the server's model stopped being finite; -1: never
+    bytes_per_client: int = 0  # up, in one round; float32 on the wire
+    participants: Tensor | None = None  # (S, C) of the last round
+
+
+def participants(seeds: tuple[int, ...], n_clients: int, per_round: int, round: int) -> Tensor:
+    """Who takes part (S, C), without replacement: a function of (seed, round)."""
+    if per_round == n_clients:
+        return torch.arange(n_clients).expand(len(seeds), -1)
+    return torch.stack([choose(n_clients, per_round, "participation", s, round) for s in seeds])
+
+
+def tile(e: Examples, values: int) -> Examples:
+    """The same data for every swept value: (S, C, ...) -> (values * S, C, ...)."""
+    return e if values == 1 else e.map(lambda t: t.repeat(values, *([1] * (t.ndim - 1))))
+
+
+@torch.no_grad()
+def rounds(
+    algorithm: Algorithm,
+    f: Objective,
+    clients: Clients,
+    start: Tensor,
+    *,
+    seeds: tuple[int, ...],
+    per_round: int,
+    weights: str = "uniform",
+) -> Iterator[State]:
+    """Yields the state before training, then after every round, without end.
+
+    clients: training clients of S seeds; start: fresh models (S, P); weights: "uniform" or "size".
+    """
+    values, device = sweep_length(algorithm), start.device
+    algorithm = spread(algorithm, len(seeds), start.dtype, device)
+    optimiser: Server = algorithm.server  # type: ignore[attr-defined]
+    w, kept = algorithm.init(start.repeat(values, 1)[:, None], clients.number)
+    runs = torch.arange(len(w), device=device)[:, None]
+    state = State(0, w, optimiser.init(w), kept, torch.full((len(w),), -1, device=device))
+    while True:
+        yield state
+        t = state.round
+        ids = participants(seeds, clients.number, per_round, t).to(device)
+        support, query = clients.take(ids)
+        batch = Batch(tile(support, values), tile(query, values), seeds, t)
+        w, ids_r = state.server, ids.repeat(values, 1)
+        mine = None if kept is None else kept[runs, ids_r]
+        sent, mine = algorithm.local(f, w.expand(-1, per_round, -1), mine, batch)
+        if kept is not None and mine is not None:
+            kept[runs, ids_r] = mine
+        if sent is not None:
+            w, moments = optimiser.step(w, state.moments, average(sent, clients, ids, weights, values), t + 1)
+            bad = ~w.isfinite().all(-1)[:, 0]
+            diverged = torch.where(bad & (state.diverged < 0), t + 1, state.diverged)
+            state = replace(state, server=w, moments=moments, diverged=diverged, bytes_per_client=4 * sent.shape[-1])
+        state = replace(state, round=t + 1, participants=ids)
+
+
+def average(sent: Tensor, clients: Clients, ids: Tensor, weights: str, values: int) -> Tensor:
+    """The mean over clients (R, C, Q) -> (R, 1, Q), uniform or by the clients' sizes."""
+    if weights == "uniform":
+        return sent.mean(1, keepdim=True)
+    size = clients.sizes.gather(1, ids).repeat(values, 1)[..., None]
+    return (sent * (size / size.sum(1, keepdim=True))).sum(1, keepdim=True)

@@ -1,0 +1,115 @@
+"""Gradients of every client's loss at once, and gradients through gradient steps.
+
+A loss ``f(w, *data)`` maps models w (R, C, P) to losses (R, C). No two clients share a row of w, so the gradient of
+the sum is every client's own gradient. ``grad`` nests, so the meta-gradient can be written as in the paper::
+
+    grad(lambda v, *_: f(v - alpha * grad(f, v, support), query), w)
+
+``meta_grad`` computes the same without the long graph, for any number of inner steps u_{k+1} = u_k - alpha g(u_k)::
+
+    v_K = grad f(u_K; query),    v_k = v_{k+1} - H(u_k) (alpha v_{k+1}),    H = Hessian of f(.; support)
+
+which is exact (Finn et al. 2017, 1703.03400, eq. 1 for K = 1); dropping H is first-order MAML.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from fmlab.data import Examples
+
+Product = Callable[[Tensor], Tensor]
+
+
+class Objective(Protocol):
+    """Every client's mean loss. ``gradient`` and ``linearize`` are exact; a closed form where the model has one."""
+
+    def __call__(self, w: Tensor, data: Examples) -> Tensor: ...
+
+    def gradient(self, w: Tensor, data: Examples) -> Tensor: ...
+
+    def linearize(self, w: Tensor, data: Examples) -> tuple[Tensor, Product]: ...
+
+    def score(self, w: Tensor, data: Examples) -> tuple[Tensor, Tensor | None]: ...
+
+
+def autograd(f: Callable[..., Tensor], w: Tensor, *data: Any) -> Tensor:
+    """grad f by reverse mode; itself differentiable when w asks for it."""
+    nested = w.requires_grad
+    with torch.enable_grad():
+        v = w if nested else w.detach().requires_grad_()
+        (g,) = torch.autograd.grad(f(v, *data).sum(), v, create_graph=nested)
+    return g
+
+
+def autograd_linearize(f: Callable[..., Tensor], w: Tensor, *data: Any) -> tuple[Tensor, Product]:
+    """(grad f(w), v -> Hessian f(w) v) by double reverse mode; the product may be taken once."""
+    with torch.enable_grad():
+        leaf = w.detach().requires_grad_()
+        (g,) = torch.autograd.grad(f(leaf, *data).sum(), leaf, create_graph=True)
+
+    def product(v: Tensor) -> Tensor:
+        if not g.requires_grad:  # f is linear in w
+            return torch.zeros_like(v)
+        (hv,) = torch.autograd.grad(g, leaf, v, allow_unused=True)
+        return torch.zeros_like(v) if hv is None else hv
+
+    return g.detach(), product
+
+
+def grad(f: Callable[..., Tensor], w: Tensor, *data: Any) -> Tensor:
+    """Gradient of every client's loss: w (R, C, P) -> (R, C, P). Nests; closed form where f has one."""
+    if hasattr(f, "gradient") and not w.requires_grad:
+        return f.gradient(w, *data)  # type: ignore[no-any-return]
+    return autograd(f, w, *data)
+
+
+def step_sizes(lr: Any, steps: Any) -> Iterator[Any]:
+    """lr for each step. A swept number of steps runs to the longest, with step size 0 once a run has had its own."""
+    if not isinstance(steps, Tensor):
+        yield from (lr for _ in range(int(steps)))
+    else:
+        yield from (lr * (k < steps) for k in range(int(steps.max())))
+
+
+def descend(f: Objective, w: Tensor, data: Examples, lr: Any, steps: Any) -> Tensor:
+    """w after ``steps`` gradient steps of size lr on the same data."""
+    for eta in step_sizes(lr, steps):
+        w = w - eta * grad(f, w, data)
+    return w
+
+
+def path(f: Objective, w: Tensor, data: Examples, lr: Any, steps: int) -> Iterator[Tensor]:
+    """The models after 0, 1, ..., steps gradient steps."""
+    yield w
+    for _ in range(steps):
+        w = w - lr * grad(f, w, data)
+        yield w
+
+
+def meta_grad(
+    f: Objective, w: Tensor, support: Examples, query: Examples, lr: Any, steps: Any, first_order: Any = False
+) -> tuple[Tensor, Tensor]:
+    """Gradient of the query loss after inner steps, with respect to w and to lr (elementwise): two (R, C, P).
+
+    Source: module docstring; for lr, Li et al. 2017 (1707.09835), whose one-step case is -grad L_S(w) o grad L_Q(u).
+    ``first_order``: bool, or a bool tensor (R, 1, 1) where it is swept; True leaves the Hessian out.
+    """
+    keep = float(not first_order) if isinstance(first_order, bool) else (~first_order).to(w.dtype)
+    exact = isinstance(keep, Tensor) or keep > 0
+    u, steps_taken = w, []
+    for alpha in step_sizes(lr, steps):
+        g, hessian = f.linearize(u, support) if exact else (grad(f, u, support), None)
+        u = u - alpha * g
+        steps_taken.append((alpha, g, hessian))
+    v = grad(f, u, query)
+    rate = torch.zeros_like(v)
+    for alpha, g, hessian in reversed(steps_taken):
+        rate = rate - g * v * (alpha != 0 if isinstance(alpha, Tensor) else 1.0)
+        if hessian is not None:
+            v = v - keep * hessian(alpha * v)
+    return v, rate

@@ -1,0 +1,60 @@
+"""The loss of one example, and its first and second derivative with respect to the prediction.
+
+``each(p, y)``: (..., n) losses. ``slope(p, y)``: d each / d p. ``curve(p, y, dp)``: the second derivative times dp.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+
+@dataclass(frozen=True)
+class SquaredError:
+    """Mean over outputs of (p - y)^2; p and y (..., n, o)."""
+
+    name: str = "mean square error"
+
+    def each(self, p: Tensor, y: Tensor) -> Tensor:
+        return (p - y).square().mean(-1)
+
+    def slope(self, p: Tensor, y: Tensor) -> Tensor:
+        return (p - y) * (2.0 / p.shape[-1])
+
+    def curve(self, p: Tensor, y: Tensor, dp: Tensor) -> Tensor:
+        return dp * (2.0 / p.shape[-1])
+
+    def correct(self, p: Tensor, y: Tensor) -> Tensor | None:
+        return None
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """-log softmax(p)_y; logits p (..., n, o), classes y (..., n) int64."""
+
+    name: str = "cross entropy"
+
+    def each(self, p: Tensor, y: Tensor) -> Tensor:
+        return -p.log_softmax(-1).gather(-1, y[..., None])[..., 0]
+
+    def slope(self, p: Tensor, y: Tensor) -> Tensor:
+        return p.softmax(-1) - one_hot(y, p.shape[-1]).to(p.dtype)
+
+    def curve(self, p: Tensor, y: Tensor, dp: Tensor) -> Tensor:
+        s = p.softmax(-1)
+        return s * (dp - (s * dp).sum(-1, keepdim=True))
+
+    def correct(self, p: Tensor, y: Tensor) -> Tensor | None:
+        """(..., n) 1 where the largest logit is the class's, else 0."""
+        return (p.argmax(-1) == y).to(p.dtype)
+
+
+Loss = SquaredError | CrossEntropy
+
+
+def mean(each: Tensor, weight: Tensor) -> Tensor:
+    """The client's mean (..., n) -> (...), padding excluded by its weight 0."""
+    return torch.where(weight > 0, each * weight, 0.0).sum(-1)

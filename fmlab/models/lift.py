@@ -1,0 +1,74 @@
+"""Any ``nn.Module`` without cross-example state as a model over stacked parameters, by ``torch.func``."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+_MIXES = (nn.modules.batchnorm._BatchNorm,)
+_DRAWS = (nn.modules.dropout._DropoutNd,)
+
+
+@dataclass(frozen=True, eq=False)
+class Lifted:
+    """Made by ``lift``: the module's parameters flattened in their own order into w (R, C, P)."""
+
+    module: nn.Module
+    shapes: dict[str, torch.Size] = field(repr=False)
+    start: Tensor = field(repr=False)  # (P,) the module's own parameters
+
+    @property
+    def size(self) -> int:
+        return self.start.numel()
+
+    def init(self, generator: torch.Generator) -> Tensor:
+        """float64 (P,): every layer's ``reset_parameters`` under the generator's own seed (the module's values where
+        it has none)."""
+        fresh = copy.deepcopy(self.module)
+        with torch.random.fork_rng(devices=[]):
+            torch.random.default_generator.manual_seed(generator.initial_seed())
+            for m in fresh.modules():
+                if callable(getattr(m, "reset_parameters", None)):
+                    m.reset_parameters()  # type: ignore[operator]
+        return torch.cat([p.detach().flatten() for p in fresh.parameters()]).to(torch.float64)
+
+    def __call__(self, w: Tensor, x: Tensor) -> Tensor:
+        """w (R, C, P), x (R, C, n, ...) -> (R, C, n, o)."""
+
+        def one(flat: Tensor, examples: Tensor) -> Tensor:
+            parts = flat.split([s.numel() for s in self.shapes.values()])
+            values = {k: v.view(s) for (k, s), v in zip(self.shapes.items(), parts, strict=True)}
+            out: Tensor = functional_call(self.module, values, (examples,))
+            return out
+
+        return vmap(vmap(one))(w.expand(*x.shape[:2], -1), x)
+
+
+def lift(module: nn.Module) -> Lifted:
+    """A model from ``module``; the module itself is copied and never changed.
+
+    Raises ValueError for a layer that mixes examples or keeps a running state (BatchNorm in training mode), for
+    dropout in training mode, and for a module without parameters, each with what to use.
+    """
+    for name, m in module.named_modules():
+        where = f"{name or 'the module'} ({type(m).__name__})"
+        running = getattr(m, "running_mean", None) is not None
+        if isinstance(m, _MIXES) and (m.training or not running):
+            raise ValueError(
+                f"{where} mixes the examples of a batch, so one client's loss would depend on its batch; "
+                "use nn.GroupNorm(1, channels) or nn.InstanceNorm2d, or call .eval() to freeze its statistics"
+            )
+        if isinstance(m, _DRAWS) and m.training and m.p > 0:
+            raise ValueError(f"{where} draws at random in training mode; call .eval() or leave it out")
+        if isinstance(m, nn.modules.instancenorm._InstanceNorm) and m.training and m.track_running_stats:
+            raise ValueError(f"{where} keeps running statistics; make it with track_running_stats=False")
+    module = copy.deepcopy(module)
+    named = dict(module.named_parameters())
+    if not named:
+        raise ValueError("the module has no parameters to train; lift a module with at least one nn.Parameter")
+    start = torch.cat([p.detach().flatten() for p in named.values()])
+    return Lifted(module, {k: p.shape for k, p in named.items()}, start)

@@ -1,0 +1,84 @@
+"""Server optimisers: how the server steps on the clients' mean update (Reddi et al. 2020, 2003.00295, Alg. 2).
+
+What arrives is a gradient-like tensor g: a mean meta-gradient, or the pseudo-gradient w - mean v of methods that send
+models. The moments belong to the server's state and live as long as the run. Every optimiser works with every
+algorithm. Shapes: w, g (R, 1, Q).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from fmlab.declare import Declared, hyper
+
+Moments = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Server(Declared, ABC):
+    """``init(w) -> moments`` and ``step(w, moments, g, t) -> (w, moments)``; t counts rounds from 1."""
+
+    @abstractmethod
+    def init(self, w: Tensor) -> Moments: ...
+
+    @abstractmethod
+    def step(self, w: Tensor, moments: Moments, g: Tensor, t: int) -> tuple[Tensor, Moments]: ...
+
+
+@dataclass(frozen=True)
+class SGD(Server):
+    """m <- momentum * m + g;  w <- w - lr * m.  lr = 1 without momentum takes the clients' mean model as it is."""
+
+    lr: float = hyper(1.0, symbol="β", low=0.0, high=10.0, text="server step size", log=True)
+    momentum: float = hyper(0.0, symbol="m", low=0.0, high=0.999, text="share of the last server step kept")
+
+    def init(self, w: Tensor) -> Moments:
+        return (w.new_zeros(w.shape),)
+
+    def step(self, w: Tensor, moments: Moments, g: Tensor, t: int) -> tuple[Tensor, Moments]:
+        m = self.momentum * moments[0] + g
+        return w - self.lr * m, (m,)
+
+
+@dataclass(frozen=True)
+class Adam(Server):
+    """Kingma & Ba 2014 (1412.6980), Alg. 1, with bias correction."""
+
+    lr: float = hyper(5e-3, symbol="β", low=0.0, high=1.0, text="server step size", log=True)
+    b1: float = hyper(0.9, symbol="β1", low=0.0, high=0.9999, text="decay of the first moment")
+    b2: float = hyper(0.999, symbol="β2", low=0.0, high=0.99999, text="decay of the second moment")
+    eps: float = hyper(1e-8, symbol="ε", low=1e-12, high=1.0, text="added to the root of the second moment", log=True)
+
+    def init(self, w: Tensor) -> Moments:
+        return w.new_zeros(w.shape), w.new_zeros(w.shape)
+
+    def step(self, w: Tensor, moments: Moments, g: Tensor, t: int) -> tuple[Tensor, Moments]:
+        m = self.b1 * moments[0] + (1 - self.b1) * g
+        v = self.b2 * moments[1] + (1 - self.b2) * g * g
+        scaled = (m / (1 - self.b1**t)) / ((v / (1 - self.b2**t)).sqrt() + self.eps)
+        return w - self.lr * scaled, (m, v)
+
+
+@dataclass(frozen=True)
+class Yogi(Server):
+    """Zaheer et al. 2018, in the form of 2003.00295: the second moment moves by the sign of v - g^2; no correction."""
+
+    lr: float = hyper(1e-2, symbol="β", low=0.0, high=1.0, text="server step size", log=True)
+    b1: float = hyper(0.9, symbol="β1", low=0.0, high=0.9999, text="decay of the first moment")
+    b2: float = hyper(0.99, symbol="β2", low=0.0, high=0.99999, text="decay of the second moment")
+    eps: float = hyper(1e-3, symbol="τ", low=1e-12, high=1.0, text="added to the root of the second moment", log=True)
+
+    def init(self, w: Tensor) -> Moments:
+        return w.new_zeros(w.shape), w.new_zeros(w.shape) + self.eps**2
+
+    def step(self, w: Tensor, moments: Moments, g: Tensor, t: int) -> tuple[Tensor, Moments]:
+        m = self.b1 * moments[0] + (1 - self.b1) * g
+        square = g * g
+        v = moments[1] - (1 - self.b2) * square * (moments[1] - square).sign()
+        return w - self.lr * m / (v.sqrt() + self.eps), (m, v)
+
+
+SERVERS = (SGD, Adam, Yogi)
