@@ -9,7 +9,7 @@ from typing import Any
 
 _HOME = {"doctor": "lab.checkup"}
 
-__all__ = ["doctor"]  # noqa: F822  (found by __getattr__)
+__all__ = ["doctor"]
 
 
 def __getattr__(name: str) -> Any:

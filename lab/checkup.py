@@ -6,7 +6,6 @@ named after its function, because importing `lab.doctor` would then hide `lab.do
 
 import importlib
 import importlib.metadata
-import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

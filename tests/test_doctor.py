@@ -85,9 +85,7 @@ def test_a_kernel_of_another_python(capsys, monkeypatch, tmp_path):
 
 def test_a_python_with_nothing_installed():
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import lab; lab.doctor()"
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True)
     wrong = done.stdout.partition("Wrong:\n")[2]
     for name in ("torch", "numpy", "jupyterlab", "torchvision"):
         assert f"- {name}: " in wrong
@@ -97,15 +95,11 @@ def test_a_python_with_nothing_installed():
 def test_import_lab_is_light():
     heavy = "{'torch', 'matplotlib', 'ipywidgets', 'numpy'}"
     code = f"import lab, sys; print({heavy} & set(sys.modules))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "set()"
 
 
 def test_the_exit_code(monkeypatch):
     assert checkup.Finding("name", "value").wrong == ""
-    done = subprocess.run(
-        [sys.executable, "-S", "-m", "lab.checkup"], capture_output=True, text=True, cwd=ROOT
-    )
+    done = subprocess.run([sys.executable, "-S", "-m", "lab.checkup"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 1

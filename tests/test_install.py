@@ -124,9 +124,10 @@ def test_the_second_run_does_nothing(sandbox):
 
 
 def test_an_interrupted_install_starts_afresh(sandbox, monkeypatch):
-    with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as m:
         m.setattr(sandbox, "set_up_jupyter", interrupt)
-        sandbox.main([])
+        with pytest.raises(KeyboardInterrupt):
+            sandbox.main([])
     (sandbox.VENV / "half a package").touch()
     sandbox.main([])
     assert not (sandbox.VENV / "half a package").exists()
@@ -134,9 +135,10 @@ def test_an_interrupted_install_starts_afresh(sandbox, monkeypatch):
 
 
 def test_interrupted_while_the_environment_is_made(sandbox, monkeypatch):
-    with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as m:
         m.setattr(sandbox.venv, "create", interrupt)
-        sandbox.main([])
+        with pytest.raises(KeyboardInterrupt):
+            sandbox.main([])
     sandbox.main([])
     assert (sandbox.VENV / "bin").exists()
 
@@ -289,9 +291,7 @@ second = loss()
 second.backward()
 assert second < first and model.module.weight.grad is not None
 """
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd=ROOT
-    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 

@@ -10,8 +10,8 @@ import sys
 
 if sys.version_info < (3, 11):  # noqa: UP036  (older Pythons do start this file)
     sys.exit(
-        "fmlab needs Python 3.11 or newer; %s is %s. Install a newer one, or name one that you have: "
-        "make lab PYTHON=python3.12" % (sys.executable, sys.version.split()[0])  # noqa: UP031
+        f"fmlab needs Python 3.11 or newer; {sys.executable} is {sys.version.split()[0]}. Install a "
+        "newer one, or name one that you have: make lab PYTHON=python3.12"
     )
 
 import contextlib
@@ -38,7 +38,15 @@ CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
 
 class Stop(Exception):
-    """The install cannot go on; the text says what to do."""
+    """The install cannot go on; the text says what to do, after `details` where there are some."""
+
+    def __init__(self, text, details=""):
+        super().__init__(text)
+        self.details = details
+
+
+def complain(text):
+    print(text, file=sys.stderr, flush=True)
 
 
 # --- what there is to do: pure functions, tested without a network ------------------------------
@@ -93,7 +101,7 @@ def explain(step, output, log):
             f"{step}: torch 2.13 has no build for Python {sys.version.split()[0]} on this system. "
             "Name another Python (make lab PYTHON=python3.12) or use conda (environment.yml)."
         )
-    return f"{step}: failed; the reason stands at the end of {log}. The next run starts afresh."
+    return f"{step}: failed; the reason stands at the end of {log}. Mend it and run the same command again."
 
 
 def without_compiler():
@@ -125,8 +133,8 @@ def pip(step, *args, note="", python=PYTHON, log=LOG):
     with log.open("a", encoding="utf-8") as file:
         file.write(f"\n$ pip {' '.join(args)}\n{output}")
     if done.returncode:
-        print("\n".join("    " + line for line in output.splitlines()[-8:]), file=sys.stderr)
-        raise Stop(explain(step, output, log))
+        details = "\n".join("    " + line[:200] for line in output.splitlines()[-8:])
+        raise Stop(explain(step, output, log), details)
     return done.stdout
 
 
@@ -219,15 +227,16 @@ def install_learn2learn(pin, **where):
             pip("learn2learn", "install", *build, pin, note=" (compiles, about 30 s)", **where)
             return True
         except Stop as stop:
+            complain(stop.details)
             reason = str(stop)
-    print(f"  learn2learn is left out: {reason}", file=sys.stderr)
-    print("  The lab works without it. The next run tries again.", file=sys.stderr)
+    complain(f"  learn2learn is left out: {reason}")
+    complain("  The lab works without it. The next run tries again.")
     return False
 
 
 def damaged():
     """Whether something vanished from a finished environment."""
-    names = "pip torch torchvision jupyterlab ipykernel voila fmlab lab".split()
+    names = ["pip", "torch", "torchvision", "jupyterlab", "ipykernel", "voila", "fmlab", "lab"]
     code = f"import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, {names})))"
     try:
         return bool(subprocess.run([PYTHON, "-c", code], capture_output=True).returncode)
@@ -273,6 +282,8 @@ if __name__ == "__main__":
         with alone():
             main(sys.argv[1:])
     except Stop as stop:
+        if stop.details:
+            complain(stop.details)
         sys.exit(f"fmlab: {stop}")
     except KeyboardInterrupt:
         sys.exit("\nfmlab: interrupted; the next run starts the install afresh")

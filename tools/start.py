@@ -1,6 +1,6 @@
 """Open the lab (`lab`) or the page without code (`app`) on the first notebook.
 
-    python tools/start.py lab|app [options for JupyterLab or Voila]
+python tools/start.py lab|app [options for JupyterLab or Voila]
 """
 
 import os

@@ -1,0 +1,53 @@
+"""The first notebook as a reader meets it: the page opens, its kernel runs it, it shows a plot."""
+
+import json
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.browser
+NAME = "00_start_here.ipynb"
+WIDE = "els => els.filter(e => e.naturalWidth > 100).length"
+
+
+def get(shown, path):
+    with urllib.request.urlopen(f"{shown.where}{path}?token=test", timeout=30) as answer:
+        return json.load(answer)
+
+
+@pytest.mark.parametrize("subshells", ["disabled", "perCommTarget"])
+def test_it_runs_in_jupyterlab(notebook, subshells):
+    shown = notebook(NAME, subshells=subshells)
+    # What this test is about: the environment's setting, or the reader's own against it.
+    plugin = get(shown, "/lab/api/settings/@jupyterlab/apputils-extension:kernels-settings")
+    assert json.loads(plugin["raw"] or "{}").get(
+        "commsOverSubshells", plugin["schema"]["properties"]["commsOverSubshells"]["default"]
+    ) == subshells  # fmt: skip
+    shown.run_all()
+    assert shown.errors() == []
+    plots = shown.page.locator(".jp-OutputArea-output img")
+    plots.first.wait_for()
+    assert plots.evaluate_all(WIDE) >= 1
+
+
+def test_its_kernel_is_the_environment(notebook):
+    shown = notebook(NAME)
+    spec = get(shown, "/api/kernelspecs")["kernelspecs"]["python3"]["spec"]
+    assert Path(spec["argv"][0]).parent == Path(sys.executable).parent
+
+
+def test_no_news_pop_up(notebook):
+    shown = notebook(NAME)
+    plugin = get(shown, "/lab/api/settings/@jupyterlab/apputils-extension:notification")
+    assert plugin["schema"]["properties"]["fetchNews"]["default"] == "false"
+
+
+def test_it_shows_as_a_page_without_code(voila):
+    shown = voila(NAME)
+    plots = shown.page.locator("img")
+    plots.first.wait_for()
+    assert plots.evaluate_all(WIDE) >= 1
+    assert shown.errors() == []
+    assert shown.page.locator(".jp-InputArea-editor:visible").count() == 0
