@@ -3,9 +3,11 @@
     python tools/notebooks.py [name ...]       only the notebooks whose file name contains a name
 
 Nothing that differs from run to run is stored: no widget state (GitHub refuses half of it), no
-reference to a widget that is gone, no times, no version of Python.
+reference to a widget that is gone, no times, no version of Python. A digest of the cells is stored with
+the outputs, so that a test can tell when a cell was edited after it was run.
 """
 
+import hashlib
 import sys
 import time
 from pathlib import Path
@@ -21,9 +23,15 @@ METADATA = {
 }
 
 
+def digest(notebook):
+    """Changes with the source of any code cell, or their order."""
+    sources = [c.source for c in notebook.cells if c.cell_type == "code"]
+    return hashlib.sha256("\0".join(sources).encode()).hexdigest()[:16]
+
+
 def tidy(notebook):
     """Keep what a reader sees and what the notebook's author wrote; drop the rest, in place."""
-    notebook.metadata = nbformat.from_dict(METADATA)
+    notebook.metadata = nbformat.from_dict({**METADATA, "fmlab": {"executed": digest(notebook)}})
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         for output in cell.get("outputs", []):

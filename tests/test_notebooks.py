@@ -1,0 +1,214 @@
+"""What each lesson must be before anyone runs it. That its outputs are reproduced is nbval's part (`make test`)."""
+
+import ast
+import copy
+import importlib.util
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "notebooks"
+LESSONS = sorted(FOLDER.glob("*.ipynb"))
+LINES = 12
+PANELS = {"playground", "heterogeneity", "inner_steps", "one_client", "drift"}
+MACHINE = re.compile(r"(?<![\w.~}>])/(?:work|opt|root|home|Users|tmp|mnt|var)/\w|[A-Z]:\\+Users")
+WARNING = re.compile(r"\b\w*Warning\b|\bdeprecated\b", re.IGNORECASE)
+IN_TEXT = (
+    "**Goals**",
+    "**Time**",
+    "## Predict before you look",
+    "## Exercises",
+    "## What to take away",
+    "## References",
+)
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+TOOL = load(ROOT / "tools" / "notebooks.py")
+
+
+def code_cells(notebook):
+    return [c for c in notebook.cells if c.cell_type == "code"]
+
+
+def lab_calls(notebook, name=None):
+    """(cell, call) for every `lab.<name>(...)` in the code."""
+    for cell in code_cells(notebook):
+        for node in ast.walk(ast.parse(cell.source)):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                owner = node.func.value
+                if isinstance(owner, ast.Name) and owner.id == "lab" and name in (None, node.func.attr):
+                    yield cell, node
+
+
+def output_faults(number, cell):
+    for output in cell.outputs:
+        text = "".join(str(v) for k, v in output.get("data", {}).items() if not k.startswith("image/"))
+        text += output.get("text", "")
+        if output.output_type == "error":
+            yield f"cell {number} failed: {output.ename}"
+        if output.get("name") == "stderr":
+            yield f"cell {number} writes to stderr"
+        if WARNING.search(text):
+            yield f"cell {number} shows a warning"
+        if MACHINE.search(text):
+            yield f"cell {number} shows a folder of one machine"
+        if TOOL.WIDGET in output.get("data", {}):
+            yield f"cell {number} stores a widget, which is empty without its kernel"
+
+
+def source_faults(number, cell):
+    lines = len(cell.source.splitlines())
+    if lines > LINES:
+        yield f"cell {number} has {lines} lines"
+    if MACHINE.search(cell.source):
+        yield f"cell {number} names a folder of one machine"
+    if any(isinstance(node, ast.ClassDef) for node in ast.walk(ast.parse(cell.source))):
+        yield f"cell {number} defines a class"
+
+
+def faults(notebook):
+    """Everything that a lesson must not have, as sentences."""
+    cells = code_cells(notebook)
+    for number, cell in enumerate(cells, 1):
+        if cell.execution_count is None:
+            yield f"cell {number} was not executed"
+        yield from source_faults(number, cell)
+        yield from output_faults(number, cell)
+    counts = [c.execution_count for c in cells]
+    if None not in counts and counts != list(range(1, len(cells) + 1)):
+        yield f"cells were executed in the order {counts}"
+    if not any(c.outputs for c in cells):
+        yield "no cell has an output, so nothing is compared"
+    if "widgets" in notebook.metadata:
+        yield "the state of widgets is stored"
+    if notebook.metadata.get("fmlab", {}).get("executed") != TOOL.digest(notebook):
+        yield "the outputs are stale: a cell was edited after `make notebooks`"
+
+
+def good():
+    """A small lesson without faults."""
+    cells = [
+        new_markdown_cell("# A lesson"),
+        new_code_cell("x = 1", execution_count=1),
+        new_code_cell("print(x)", execution_count=2, outputs=[new_output("stream", name="stdout", text="1\n")]),
+    ]
+    return TOOL.tidy(new_notebook(cells=cells))
+
+
+def change(**fields):
+    def apply(notebook):
+        notebook.cells[2].update(copy.deepcopy(fields))
+        return notebook
+
+    return apply
+
+
+def executed_again(notebook):
+    """As edited by hand and then passed off as executed: only the rule in question is left to find it."""
+    notebook.metadata.fmlab.executed = TOOL.digest(notebook)
+    return notebook
+
+
+def with_state(notebook):
+    notebook.metadata["widgets"] = {}
+    return notebook
+
+
+def swapped(notebook):
+    notebook.cells[1].execution_count, notebook.cells[2].execution_count = 2, 1
+    return notebook
+
+
+def show(text, mime="text/plain"):
+    return new_output("display_data", {mime: text})
+
+
+@pytest.mark.parametrize(
+    ("harm", "found"),
+    [
+        (change(source="\n".join(["x = 1"] * (LINES + 1))), "13 lines"),
+        (change(source="class A:\n    pass"), "defines a class"),
+        (change(source="open('/home/me/data')"), "names a folder of one machine"),
+        (change(execution_count=None), "was not executed"),
+        (swapped, "in the order"),
+        (change(outputs=[new_output("stream", name="stderr", text="hm")]), "writes to stderr"),
+        (change(outputs=[new_output("stream", name="stdout", text="UserWarning: hm")]), "shows a warning"),
+        (change(outputs=[new_output("error", ename="ValueError")]), "failed: ValueError"),
+        (change(outputs=[show("at /tmp/x/y.py")]), "shows a folder of one machine"),
+        (change(outputs=[show("{}", TOOL.WIDGET)]), "stores a widget"),
+        (change(outputs=[]), "nothing is compared"),
+        (with_state, "state of widgets"),
+    ],
+    ids=lambda value: value.replace(" ", "-") if isinstance(value, str) else "",
+)
+def test_a_fault_is_found(harm, found):
+    assert list(faults(good())) == []
+    (fault,) = faults(executed_again(harm(good())))
+    assert found in fault
+
+
+def test_an_edit_after_the_run_is_found():
+    (fault,) = faults(change(source="print(x + 0)")(good()))
+    assert "stale" in fault
+
+
+def test_what_make_notebooks_stores():
+    """The author's cells stay; what differs from run to run, or is empty without a kernel, goes."""
+    panel = new_output("display_data", {TOOL.WIDGET: {"model_id": "a1"}, "image/png": "", "text/plain": "panel"})
+    cell = new_code_cell("panel", outputs=[panel], metadata={"execution": {"at": "noon"}, "tags": ["keep"]})
+    notebook = TOOL.tidy(
+        new_notebook(cells=[cell], metadata={"widgets": {}, "language_info": {"name": "python", "version": "3.11.2"}})
+    )
+    assert set(notebook.cells[0].outputs[0].data) == {"image/png", "text/plain"}
+    assert notebook.cells[0].metadata == {"tags": ["keep"]}
+    assert set(notebook.metadata) == {"kernelspec", "language_info", "fmlab"}
+    assert notebook.metadata.language_info == {"name": "python"}
+
+
+@pytest.fixture(params=LESSONS, ids=lambda path: path.stem)
+def lesson(request):
+    return nbformat.read(request.param, as_version=4)
+
+
+def test_lesson_is_fit_to_be_read(lesson):
+    nbformat.validate(lesson)
+    assert list(faults(lesson)) == []
+
+
+def test_lesson_has_its_parts(lesson):
+    text = "\n".join(c.source for c in lesson.cells if c.cell_type == "markdown")
+    assert [part for part in IN_TEXT if part not in text] == []
+    assert any(lab_calls(lesson, "predict"))
+    assert lesson.cells[0].source.startswith("# ")
+
+
+def test_links_lead_somewhere(lesson):
+    text = "\n".join(c.source for c in lesson.cells if c.cell_type == "markdown")
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)", text)
+    assert [t for t in targets if not (FOLDER / t).exists()] == []
+
+
+def test_panels_can_be_seen_without_a_kernel(lesson):
+    shown = [cell for cell, call in lab_calls(lesson) if call.func.attr in PANELS]
+    assert shown
+    for cell in shown:
+        assert any("image/png" in output.get("data", {}) for output in cell.outputs), cell.source
+
+
+def test_figures_have_words_beside_them(lesson):
+    """A figure's cell prints what it shows, or text follows it."""
+    for cell, after in zip(lesson.cells, [*lesson.cells[1:], None], strict=True):
+        if cell.cell_type == "code" and any("image/png" in o.get("data", {}) for o in cell.outputs):
+            printed = any(o.get("name") == "stdout" for o in cell.outputs)
+            assert printed or (after is not None and after.cell_type == "markdown"), cell.source
