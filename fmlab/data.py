@@ -7,6 +7,7 @@ population, S seeds, n examples, d features, K local or inner steps, T rounds, P
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -53,24 +54,31 @@ class Batch:
     seeds: tuple[int, ...] = (0,)
     round: int = 0
 
-    @property
+    @cached_property
     def both(self) -> Examples:
         """Support and query together: everything the client may train on."""
         return join(self.support, self.query)
 
-    def minibatch(self, step: int, size: int | None) -> Examples:
-        """``size`` of the client's examples without replacement (None: all), a function of (seed, round, step)."""
+    def minibatch(self, step: int, size: int | None, share: float = 1.0) -> Examples:
+        """``size`` of the client's examples without replacement, a function of (seed, round, step).
+
+        None takes ``share`` of them, rounded up, which for share = 1 is all; so does a size that no client reaches.
+        """
         both = self.both
-        n = both.weight.shape[-1]
-        if size is None or size >= n:
+        if size is None and share >= 1:
             return both
+        real = (both.weight > 0).sum(-1, keepdim=True)
+        wanted = (real * share).ceil() if size is None else real.clamp(max=size)
+        if bool((wanted >= real).all()):
+            return both
+        n = both.weight.shape[-1]
         runs, clients = both.weight.shape[:2]
         keys = torch.stack(
             [torch.rand(clients, n, generator=generator("minibatch", s, self.round, step)) for s in self.seeds]
         ).to(both.weight.device)
         keys = keys.repeat(runs // len(self.seeds), 1, 1) - 2.0 * (both.weight == 0)
-        rows = keys.topk(size, -1).indices  # padding is drawn only when nothing else is left
-        weight = both.weight.gather(-1, rows)
+        rows = keys.topk(int(wanted.max()), -1).indices  # in falling order: real examples first, then padding
+        weight = both.weight.gather(-1, rows) * (torch.arange(rows.shape[-1], device=rows.device) < wanted)
         return Examples(take(both.x, rows), take(both.y, rows), weight / weight.sum(-1, keepdim=True))
 
 

@@ -42,3 +42,15 @@ def evaluate(algorithm: Algorithm, f: Objective, server: Tensor, clients: Client
     if hits[0][0] is None:
         return Scores(loss, None)
     return Scores(loss, torch.cat([torch.stack(h, -1) for h in hits], 1))
+
+
+@torch.no_grad()
+def personal(f: Objective, kept: Tensor, clients: Clients) -> Tensor:
+    """Query loss (R, N) of the models that clients keep (R, N, P), without adaptation."""
+    values, per = len(kept) // len(clients.sizes), max(1, CHUNK // (len(kept) * kept.shape[-1]))
+    parts = []
+    for first in range(0, clients.number, per):
+        ids = torch.arange(first, min(first + per, clients.number), device=kept.device)
+        _, query = clients.take(ids.expand(len(clients.sizes), -1))
+        parts.append(f(kept[:, ids], tile(query, values)))
+    return torch.cat(parts, 1)

@@ -73,7 +73,7 @@ def step_sizes(lr: Any, steps: Any) -> Iterator[Any]:
     if not isinstance(steps, Tensor):
         yield from (lr for _ in range(int(steps)))
     else:
-        yield from (lr * (k < steps) for k in range(int(steps.max())))
+        yield from (lr * (k < steps).to(steps.dtype) for k in range(int(steps.max())))
 
 
 def descend(f: Objective, w: Tensor, data: Examples, lr: Any, steps: Any) -> Tensor:
@@ -102,14 +102,14 @@ def meta_grad(
     keep = float(not first_order) if isinstance(first_order, bool) else (~first_order).to(w.dtype)
     exact = isinstance(keep, Tensor) or keep > 0
     u, steps_taken = w, []
-    for alpha in step_sizes(lr, steps):
+    for alpha, on in zip(step_sizes(lr, steps), step_sizes(1.0, steps), strict=True):
         g, hessian = f.linearize(u, support) if exact else (grad(f, u, support), None)
         u = u - alpha * g
-        steps_taken.append((alpha, g, hessian))
+        steps_taken.append((alpha, on, g, hessian))
     v = grad(f, u, query)
     rate = torch.zeros_like(v)
-    for alpha, g, hessian in reversed(steps_taken):
-        rate = rate - g * v * (alpha != 0 if isinstance(alpha, Tensor) else 1.0)
+    for alpha, on, g, hessian in reversed(steps_taken):
+        rate = rate - on * g * v
         if hessian is not None:
             v = v - keep * hessian(alpha * v)
     return v, rate

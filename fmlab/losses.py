@@ -30,6 +30,10 @@ class SquaredError:
     def correct(self, p: Tensor, y: Tensor) -> Tensor | None:
         return None
 
+    def trivial(self, support: Tensor, query: Tensor) -> Tensor:
+        """Zero for every query example."""
+        return torch.zeros_like(query)
+
 
 @dataclass(frozen=True)
 class CrossEntropy:
@@ -50,6 +54,12 @@ class CrossEntropy:
     def correct(self, p: Tensor, y: Tensor) -> Tensor | None:
         """(..., n) 1 where the largest logit is the class's, else 0."""
         return (p.argmax(-1) == y).to(p.dtype)
+
+    def trivial(self, support: Tensor, query: Tensor) -> Tensor:
+        """Logits of the support set's class shares, one example added to each class: its majority class wins."""
+        classes = int(max(support.max(), query.max())) + 1
+        counts = one_hot(support, classes).sum(-2) + 1.0
+        return counts.log()[..., None, :].expand(*query.shape, -1)
 
 
 Loss = SquaredError | CrossEntropy

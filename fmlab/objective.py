@@ -41,3 +41,9 @@ class Empirical:
         p = self.model(w, data.x)
         hits = self.loss.correct(p, data.y)
         return mean(self.loss.each(p, data.y), data.weight), None if hits is None else mean(hits, data.weight)
+
+    def trivial(self, support: Examples, query: Examples) -> tuple[Tensor, Tensor | None]:
+        """Loss and share correct of the predictor that learns nothing: zero, or the support set's class shares."""
+        p = self.loss.trivial(support.y, query.y)
+        hits = self.loss.correct(p, query.y)
+        return mean(self.loss.each(p, query.y), query.weight), None if hits is None else mean(hits, query.weight)

@@ -1,0 +1,170 @@
+"""Everything a comparison needs before its first round: checked arguments, drawn clients, fresh models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fmlab.algorithms import Algorithm
+from fmlab.data import Clients, Examples, stack
+from fmlab.declare import sweep_length
+from fmlab.gradients import Objective
+from fmlab.models import Model
+from fmlab.populations import Population
+from fmlab.randomness import generator
+
+DEFAULTS: dict[str, Any] = {
+    "rounds": 300,
+    "seeds": 3,
+    "clients_per_round": 25,
+    "steps": 5,
+    "evaluations": 10,
+    "model": None,
+    "weights": "uniform",
+    "tune": False,
+    "dtype": torch.float64,
+    "device": "cpu",
+}
+
+
+@dataclass(frozen=True)
+class Setup:
+    """``config`` is what ``compare`` was called with, checked and complete; clients are drawn when first asked for."""
+
+    config: dict[str, Any]
+
+    @property
+    def algorithms(self) -> dict[str, Algorithm]:
+        return self.config["algorithms"]  # type: ignore[no-any-return]
+
+    @property
+    def population(self) -> Population:
+        return self.config["clients"]  # type: ignore[no-any-return]
+
+    @cached_property
+    def model(self) -> Model:
+        return self.config["model"] or self.population.model()  # type: ignore[no-any-return]
+
+    @cached_property
+    def objective(self) -> Objective:
+        return self.population.objective(self.model)
+
+    @cached_property
+    def evaluated(self) -> list[int]:
+        """The rounds after which the learning curves are taken: 0, ..., the last."""
+        last, n = self.config["rounds"], self.config["evaluations"]
+        return sorted({round(last * k / n) for k in range(n + 1)})
+
+    @cached_property
+    def start(self) -> Tensor:
+        """Fresh models (S, P), one a seed."""
+        models = [self.model.init(generator("model", s)) for s in self.config["seeds"]]
+        return torch.stack(models).to(self.config["device"], self.config["dtype"])
+
+    @cached_property
+    def training(self) -> Clients:
+        return self._draw("training")
+
+    @cached_property
+    def participating(self) -> Clients:
+        return self._draw("participating")
+
+    @cached_property
+    def validation(self) -> Clients:
+        return self._draw("validation")
+
+    @cached_property
+    def unseen(self) -> Clients:
+        return self._draw("unseen")
+
+    def _draw(self, split: str) -> Clients:
+        drawn = stack([self.population.draw(split, s) for s in self.config["seeds"]])
+        for part in ("support", "query"):
+            _check_examples(f"{split} clients' {part} set", getattr(drawn, part), drawn.bank)
+        return drawn.to(self.config["dtype"], torch.device(self.config["device"]))
+
+
+def prepare(algorithms: Sequence[Algorithm] | Mapping[str, Algorithm], clients: Population, **options: Any) -> Setup:
+    """Check every argument of ``compare`` and complete it; raises before any training."""
+    unknown = set(options) - set(DEFAULTS)
+    if unknown:
+        raise TypeError(f"compare() got unknown arguments {sorted(unknown)}; it takes {sorted(DEFAULTS)}")
+    config = {"algorithms": _named(algorithms), "clients": clients} | DEFAULTS | options
+    if not isinstance(clients, Population):
+        raise TypeError(f"clients = {clients!r} is not a population; give for example fm.Sines(heterogeneity=0.5)")
+    for name in ("rounds", "clients_per_round", "steps", "evaluations"):
+        value = config[name]
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name} = {value!r} is not a whole number >= 1")
+    if config["clients_per_round"] > clients.n_clients:
+        raise ValueError(
+            f"clients_per_round = {config['clients_per_round']} is more than the {clients.n_clients} clients there are; "
+            "lower it or raise n_clients of the population"
+        )
+    if config["weights"] not in ("uniform", "size"):
+        raise ValueError(f"weights = {config['weights']!r} is neither 'uniform' nor 'size'")
+    if config["dtype"] not in (torch.float32, torch.float64):
+        raise ValueError(f"dtype = {config['dtype']!r} is neither torch.float32 nor torch.float64")
+    config["seeds"] = _seeds(config["seeds"])
+    setup = Setup(config)
+    _check_fit(setup)
+    return setup
+
+
+def _named(algorithms: Sequence[Algorithm] | Mapping[str, Algorithm]) -> dict[str, Algorithm]:
+    if isinstance(algorithms, Algorithm):
+        algorithms = [algorithms]
+    named = algorithms if isinstance(algorithms, Mapping) else {type(a).__name__: a for a in algorithms}
+    if len(named) < len(algorithms):
+        raise ValueError(
+            "two algorithms of the list have the same class; name them in a dict: "
+            "{'FedMAML': fm.FedMAML(), 'first order': fm.FedMAML(first_order=True)}"
+        )
+    if not named:
+        raise ValueError("no algorithm to compare; give for example [fm.FedAvg(), fm.FedMAML()]")
+    for name, a in named.items():
+        if not isinstance(a, Algorithm):
+            raise TypeError(f"{name} = {a!r} is not an algorithm; give an instance, for example fm.FedAvg()")
+        sweep_length(a)  # raises on sweeps of unequal length
+    return dict(named)
+
+
+def _seeds(seeds: Any) -> tuple[int, ...]:
+    if isinstance(seeds, int) and not isinstance(seeds, bool):
+        seeds = range(seeds)
+    if isinstance(seeds, (str, bytes)) or not isinstance(seeds, Sequence):
+        raise TypeError(f"seeds = {seeds!r} is neither a number of seeds nor a list of whole numbers")
+    if not seeds or len(set(seeds)) < len(seeds) or not all(type(s) is int for s in seeds):
+        raise ValueError(f"seeds = {seeds!r} needs one or more different whole numbers, for example 3 or [0, 1, 2]")
+    return tuple(seeds)
+
+
+def _check_examples(where: str, e: Examples, bank: Tensor | None) -> None:
+    if (e.weight > 0).sum(-1).min() < 1 or not e.weight.isfinite().all():
+        raise ValueError(
+            f"a client has no example in the {where}; every client needs one to adapt on and one to score on"
+        )
+    x = e.x if bank is None else bank
+    if x.dtype.is_floating_point and not x.isfinite().all():
+        raise ValueError(f"x of the {where} holds NaN or infinite numbers; clean the data first")
+    if e.y.dtype.is_floating_point and not e.y.isfinite().all():
+        raise ValueError(f"y of the {where} holds NaN or infinite numbers; clean the data first")
+
+
+def _check_fit(setup: Setup) -> None:
+    first = torch.zeros(len(setup.config["seeds"]), 1, dtype=torch.int64, device=setup.config["device"])
+    support, _ = setup.training.take(first)
+    try:
+        loss = setup.objective(setup.start[:, None], support)
+    except (RuntimeError, IndexError, TypeError) as problem:
+        raise ValueError(
+            f"the model {setup.model!r} does not fit the clients' data, x {tuple(support.x.shape[2:])} and "
+            f"y {tuple(support.y.shape[2:])} a client: {problem}"
+        ) from problem
+    if loss.shape != first.shape:
+        raise ValueError(f"the objective gave losses of shape {tuple(loss.shape)}, not (runs, clients)")

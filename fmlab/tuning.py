@@ -1,0 +1,95 @@
+"""Step sizes: found by the same search for every algorithm, on validation clients only.
+
+The score of a setting is the validation clients' mean query loss, averaged over adaptation steps 1..steps and seeds.
+Step sizes used in training are searched one after another over ``GRID``, all values in one batch; the adaptation step
+size is then free to differ for each of them. ``recorded.json`` holds the result of ``benchmarks/search_step_sizes.py``
+for every population and algorithm at default settings; a field left at None is filled from there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from importlib.resources import files
+from itertools import islice
+from typing import Any
+
+import torch
+
+from fmlab.algorithms import Algorithm
+from fmlab.declare import Sweep, spread, sweeps
+from fmlab.engine import rounds
+from fmlab.evaluation import evaluate
+from fmlab.setup import Setup
+
+GRID = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+RECORDED: dict[str, dict[str, dict[str, float]]] = json.loads(files("fmlab").joinpath("recorded.json").read_text())
+
+
+def step_size_fields(algorithm: Algorithm) -> list[str]:
+    """The fields that None may stand in for and that have a logarithmic scale: step sizes."""
+    known = ((f.name, f.metadata.get("hyper")) for f in fields(algorithm))
+    return [name for name, h in known if h is not None and h.optional and h.log]
+
+
+def recorded(setup: Setup) -> Setup:
+    """The setup with every step size that is None filled from the recorded search.
+
+    Raises ValueError where nothing is recorded for that algorithm on that population.
+    """
+    filled = {}
+    for name, a in setup.algorithms.items():
+        found = RECORDED.get(type(setup.population).__name__, {}).get(type(a).__name__, {})
+        missing = [f for f in step_size_fields(a) if getattr(a, f) is None]
+        for f in missing:
+            if f not in found:
+                raise ValueError(
+                    f"{type(a).__name__}.{f} is None and no value is recorded for {type(setup.population).__name__}; "
+                    f"give {f}=..., or compare(..., tune=True) to search it on the validation clients"
+                )
+        filled[name] = replace(a, **{f: found[f] for f in missing})
+    return Setup(setup.config | {"algorithms": filled})
+
+
+def tuned(setup: Setup) -> Setup:
+    """The setup with every step size chosen on the validation clients (tune=True)."""
+    algorithms = {name: search(a, setup) for name, a in setup.algorithms.items()}
+    return Setup(setup.config | {"algorithms": algorithms, "tune": False})
+
+
+def search(algorithm: Algorithm, setup: Setup) -> Algorithm:
+    """The algorithm with its step sizes replaced by the best of ``GRID``. Raises ValueError if it is swept."""
+    if sweeps(algorithm):
+        raise ValueError(
+            f"{type(algorithm).__name__} is swept and tune=True would sweep its step sizes; do one at a time"
+        )
+    names = step_size_fields(algorithm)
+    training = [f for f in names if f != "adapt_lr"]
+    best = replace(algorithm, **{f: GRID[len(GRID) // 3] for f in names})
+    for name in training * (2 if len(training) > 1 else 1):
+        best = min(_scores(replace(best, **{name: Sweep(GRID)}), name, setup), key=lambda s: s[0])[1]
+    return best if training else min(_scores(best, None, setup), key=lambda s: s[0])[1]
+
+
+def _scores(algorithm: Algorithm, swept: str | None, setup: Setup) -> Iterator[tuple[float, Algorithm]]:
+    """Train once for all values of the swept field, then score every adaptation step size."""
+    config, n_seeds = setup.config, len(setup.config["seeds"])
+    run = rounds(
+        algorithm,
+        setup.objective,
+        setup.training,
+        setup.start,
+        seeds=config["seeds"],
+        per_round=config["clients_per_round"],
+        weights=config["weights"],
+    )
+    server = next(islice(run, config["rounds"], None)).server
+    values: tuple[Any, ...] = GRID if swept else (None,)
+    for adapt_lr in GRID if "adapt_lr" in step_size_fields(algorithm) else (None,):
+        tried = algorithm if adapt_lr is None else replace(algorithm, adapt_lr=adapt_lr)
+        wide = spread(tried, n_seeds, setup.start.dtype, setup.start.device)
+        loss = evaluate(wide, setup.objective, server, setup.validation, config["steps"]).loss
+        score = loss[..., 1:].unflatten(0, (len(values), -1)).mean((1, 2, 3))
+        for value, s in zip(values, torch.nan_to_num(score, nan=float("inf")).tolist(), strict=True):
+            yield s, replace(tried, **({swept: value} if swept else {}))
