@@ -3,7 +3,22 @@
 from fmlab.algorithms.base import Algorithm
 from fmlab.algorithms.fedavg import FedAvg
 from fmlab.algorithms.fedmaml import FedMAML
+from fmlab.algorithms.fedmetasgd import FedMetaSGD
+from fmlab.algorithms.fedprox import FedProx
+from fmlab.algorithms.fedreptile import FedReptile
+from fmlab.algorithms.localonly import LocalOnly
+from fmlab.algorithms.perfedavg import PerFedAvg
+from fmlab.algorithms.pfedme import PFedMe
 
-ALGORITHMS: tuple[type[Algorithm], ...] = (FedAvg, FedMAML)
+ALGORITHMS: tuple[type[Algorithm], ...] = (
+    LocalOnly,
+    FedAvg,
+    FedProx,
+    FedReptile,
+    FedMAML,
+    FedMetaSGD,
+    PerFedAvg,
+    PFedMe,
+)
 
 __all__ = ["ALGORITHMS", "Algorithm", *(a.__name__ for a in ALGORITHMS)]

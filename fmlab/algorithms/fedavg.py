@@ -23,9 +23,7 @@ from fmlab.servers import SGD, Server
 @dataclass(frozen=True)
 class FedAvg(Algorithm):
     local_steps: int = hyper(5, symbol="K", low=1, high=100, whole=True, text="gradient steps a client takes a round")
-    lr: float | None = hyper(
-        None, symbol="η", low=0.0, high=10.0, log=True, optional=True, text="client step size"
-    )
+    lr: float | None = hyper(None, symbol="η", low=0.0, high=10.0, log=True, optional=True, text="client step size")
     adapt_lr: float | None = hyper(
         None, symbol="α", low=0.0, high=10.0, log=True, optional=True, text="fine-tuning step size on unseen clients"
     )
