@@ -1,0 +1,182 @@
+"""One unseen client: what it holds, and what each method predicts for it after 0, 1, ..., steps adaptation steps.
+
+`look_at` asks the study once; `client` draws any number of steps k from it, so that a slider for k needs no training.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+
+from fmlab.study import Study
+from lab import style
+from lab.marks import Marks
+
+Array = NDArray[np.float64]
+PICTURES = 10  # of each set, at most
+
+
+@dataclass(frozen=True)
+class View:
+    """Support and query set of one client, and predictions by method (steps + 1, n, outputs): for regression on a grid
+    of inputs, for classification on the query set. ``truth`` (n,) on the grid, where the population knows it."""
+
+    support: tuple[Array, Array]
+    query: tuple[Array, Array]
+    predictions: dict[str, Array]
+    grid: Array | None = None
+    truth: Array | None = None
+
+
+@torch.no_grad()
+def look_at(study: Study, client: int = 0, seed: int = 0, value: int = 0) -> View:
+    """Unseen client number ``client`` of the ``seed``-th seed. Raises IndexError for one that is not there."""
+    if not 0 <= client < study.unseen.number:
+        raise IndexError(
+            f"client {client} is not one of the {study.unseen.number} unseen ones: 0 to {study.unseen.number - 1}"
+        )
+    ids = torch.full((len(study.config["seeds"]), 1), client)
+    support, query = (e.map(lambda t: t[seed, 0]) for e in study.unseen.take(ids.to(study.unseen.sizes.device)))
+    support, query = (e.map(lambda t, real=e.weight > 0: t[real]) for e in (support, query))  # without padding
+    regression = query.y.dtype.is_floating_point
+    grid = torch.linspace(-5.0, 5.0, 101, dtype=torch.float64)[:, None] if regression else None
+    x = query.x if grid is None else grid
+    predictions = {n: study.predict(n, x, seed, client, value).cpu().numpy() for n in study.names}
+    known = regression and hasattr(study.population, "curves")
+    return View(
+        support=(support.x.cpu().numpy(), support.y.cpu().numpy()),
+        query=(query.x.cpu().numpy(), query.y.cpu().numpy()),
+        predictions=predictions,
+        grid=None if grid is None else grid[:, 0].numpy(),
+        truth=_truth(study, client, seed, grid) if known and grid is not None else None,
+    )
+
+
+def _truth(study: Study, client: int, seed: int, grid: torch.Tensor) -> Array:
+    amplitude, phase = study.population.curves("unseen", study.config["seeds"][seed])  # type: ignore[attr-defined]
+    truth: Array = (amplitude[client] * (grid - phase[client]).sin())[:, 0].numpy()
+    return truth
+
+
+def client(ax: Axes | Marks, view: View, k: int, title: str = "") -> Marks:
+    """The client with every method before (thin) and after k adaptation steps; pictures for classification."""
+    draw = _curve if view.grid is not None else _pictures
+    return draw(Marks.on(ax), view, k, title)
+
+
+def unseen_client(ax: Axes | Marks, study: Study, k: int | None = None, client_number: int = 0, seed: int = 0) -> Marks:
+    """``client`` in one call; k None: all steps that the study took."""
+    return client(ax, look_at(study, client_number, seed), study.steps if k is None else k)
+
+
+def steps_in_words(k: int) -> str:
+    return "before adaptation" if k == 0 else f"after {k} adaptation step{'s' * (k > 1)}"
+
+
+def _curve(m: Marks, view: View, k: int, title: str) -> Marks:
+    x, y = view.support
+    ink, scale, looks = m.theme.ink, m.theme.scale, style.looks(view.predictions)
+    truth = {"color": m.theme.middle, "linewidth": 5 * scale, "alpha": 0.45, "linestyle": "solid"}
+    support = {"color": ink, "marker": "o", "markersize": 8 * scale, "linestyle": "none"}
+    with m:
+        legend = [("its examples", support)]
+        if view.truth is not None:
+            m.line("truth", view.grid, view.truth, zorder=1.5, **truth)
+            legend.insert(0, ("truth", truth))
+        for name, predicted in view.predictions.items():
+            line = looks[name].line(m.theme)
+            if k > 0:
+                before = line | {"linewidth": 1.1 * scale, "alpha": 0.6}
+                m.line((name, "before"), view.grid, predicted[0, :, 0], zorder=2, **before)
+            m.line(name, view.grid, predicted[k, :, 0], zorder=3, **line)
+            legend.append((name, line))
+        m.points("support", x[:, 0], y[:, 0], color=ink, markersize=8 * scale, zorder=4)
+        # The published curves reach 5; a client whose model blows up must not squeeze the others flat.
+        highest = 5.0 if np.abs(y).max() <= 5 else style.nice(float(np.abs(y).max()))
+        m.frame(
+            title=title or f"An unseen client {steps_in_words(k)}",
+            x="input x",
+            y="output y",
+            xlim=(-5.0, 5.0),
+            ylim=(-1.25 * highest, 2.1 * highest),
+            legend=legend,
+            where="upper center",
+            columns=2,
+        )
+    return m
+
+
+def _pictures(m: Marks, view: View, k: int, title: str) -> Marks:
+    """Rows of pictures: what it adapts on with labels, then query pictures with every method's predicted labels."""
+    looks, names = style.looks(view.predictions), list(view.predictions)
+    (sx, sy), (qx, qy) = view.support, view.query
+    shown = [_spread(labels, PICTURES) for labels in (sy, qy)]
+    size = 10.5 * m.theme.scale
+    row = 0.42 * m.theme.scale
+    second = 1 + 2.2 * row  # where the query pictures begin
+    bottom = second + 1 + row * (len(names) + 1.2)
+    with m:
+        m.text("s", 0, -0.12, "adapts on", fontsize=size, color=m.theme.middle, va="bottom")
+        m.text("q", 0, second - 0.12, "is asked", fontsize=size, color=m.theme.middle, va="bottom")
+        for part, pictures, labels, rows, top in (("s", sx, sy, shown[0], 0.0), ("q", qx, qy, shown[1], second)):
+            for column, i in enumerate(rows):
+                _tile(m, (part, "picture", column), pictures[i], column, top)
+                m.text(
+                    (part, column),
+                    column + 0.46,
+                    top + 1 + row / 2,
+                    str(labels[i]),
+                    ha="center",
+                    va="center",
+                    fontsize=size,
+                )
+        for line, name in enumerate(names):
+            guesses = view.predictions[name][k].argmax(-1)
+            color, at = looks[name].color(m.theme), second + 1 + row * (line + 1.6)
+            for column, i in enumerate(shown[1]):
+                right = guesses[i] == qy[i]
+                m.text(
+                    (name, column), column + 0.46, at, f"{guesses[i]}" if right else f"{guesses[i]}✗",
+                    ha="center", va="center", fontsize=size, color=color, alpha=1.0 if right else 0.75,
+                    weight="bold" if right else "normal",
+                )  # fmt: skip
+            share = float((guesses == qy).mean())
+            m.text(
+                name,
+                PICTURES + 0.1,
+                at,
+                f"{name} {100 * share:.0f} %",
+                va="center",
+                fontsize=size,
+                color=color,
+                weight="bold",
+            )
+        m.text("truth", PICTURES + 0.1, second + 1 + row / 2, "true label", va="center", fontsize=size)
+        m.ax.set_axis_off()
+        m.frame(
+            title=title or f"An unseen client {steps_in_words(k)}",
+            xlim=(-0.1, PICTURES + 3.4 * m.theme.scale),
+            ylim=(bottom, -0.6),
+        )
+    return m
+
+
+def _tile(m: Marks, key: tuple[object, ...], pixels: Array, column: int, top: float) -> None:
+    """One picture, grey or colour, from (h w,), (h, w), (1, h, w) or (3, h, w), as ink on paper."""
+    if pixels.ndim == 1:
+        pixels = pixels.reshape(math.isqrt(pixels.size), -1)
+    if pixels.ndim == 3:
+        pixels = pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)
+    extent = (column, column + 0.92, top + 0.95, top + 0.03)
+    m.image(key, pixels, extent, cmap="gray" if m.theme.dark else "gray_r", clim=(0.0, 1.0))
+
+
+def _spread(labels: Array, most: int) -> list[int]:
+    """Up to ``most`` examples, taking the labels in turn, so that every label is on show."""
+    rank = {int(i): int((labels[:i] == labels[i]).sum()) for i in range(len(labels))}
+    return sorted(sorted(rank, key=lambda i: (rank[i], labels[i]))[:most], key=lambda i: (labels[i], i))

@@ -1,0 +1,145 @@
+"""What a plot has drawn, by key, so that drawing again moves the same artists instead of adding new ones.
+
+A plot function says all that shall be seen, every time it is called; what it no longer mentions is hidden::
+
+    with Marks.on(ax) as m:
+        m.line("truth", x, y, color="black")
+        m.frame(title="An unseen client", x="x", y="y", xlim=(-5, 5), ylim=(-5, 5))
+
+A live panel keeps the Marks, blits ``m.artists`` over a cached background, and draws that background again only
+when ``m.framed`` (limits, labels, legend) has changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.collections import FillBetweenPolyCollection
+from matplotlib.image import AxesImage
+from matplotlib.lines import Line2D
+from matplotlib.text import Text
+from numpy.typing import ArrayLike, NDArray
+
+from lab import style
+
+FAR = 1e6  # a diverging run's numbers: still drawn as a line that leaves the plot, without overflow
+
+
+def numbers(values: ArrayLike) -> NDArray[np.float64]:
+    """float64, with whatever is not finite as a gap and whatever is huge cut to +-FAR."""
+    array = np.array(values, dtype=np.float64)  # a copy: never the caller's
+    array[~np.isfinite(array)] = np.nan
+    return np.clip(array, -FAR, FAR)
+
+
+class Marks:
+    """The artists of one plot on one axes."""
+
+    def __init__(self, ax: Axes) -> None:
+        style.dress(ax)
+        self.ax = ax
+        self.theme = style.theme_of(ax)
+        self.framed: tuple[Any, ...] = ()
+        self._made: dict[Hashable, Any] = {}
+        self._named: set[Hashable] = set()
+
+    @classmethod
+    def on(cls, ax: Axes | Marks) -> Marks:
+        return ax if isinstance(ax, Marks) else cls(ax)
+
+    @property
+    def artists(self) -> list[Artist]:
+        """The artists on show, in drawing order."""
+        shown = (a for a in self._made.values() if a.get_visible())
+        return sorted(shown, key=lambda a: a.get_zorder())
+
+    def __getitem__(self, key: Hashable) -> Any:
+        return self._made[key]
+
+    def __enter__(self) -> Marks:
+        self._named.clear()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for key, artist in self._made.items():
+            artist.set_visible(key in self._named)
+
+    def line(self, key: Hashable, x: ArrayLike, y: ArrayLike, **look: Any) -> Line2D:
+        line = self._keep(key, lambda: self.ax.add_line(Line2D([], [])))
+        line.set(xdata=numbers(x), ydata=numbers(y), **look)
+        return line
+
+    def points(self, key: Hashable, x: ArrayLike, y: ArrayLike, **look: Any) -> Line2D:
+        return self.line(key, x, y, linestyle="none", **({"marker": "o", "markersize": 7 * self.theme.scale} | look))
+
+    def band(self, key: Hashable, x: ArrayLike, low: ArrayLike, high: ArrayLike, color: str) -> None:
+        band = self._keep(key, lambda: FillBetweenPolyCollection("x", *(np.zeros((3, 1))), linewidth=0, zorder=1))
+        if band.axes is None:
+            self.ax.add_collection(band, autolim=False)
+        band.set_data(*(np.ma.masked_invalid(numbers(t)) for t in (x, low, high)))
+        band.set(color=color, alpha=0.22)
+
+    def text(self, key: Hashable, x: float, y: float, says: str, *, inside: bool = False, **look: Any) -> Text:
+        """``inside``: x and y count from 0 to 1 over the axes instead of in data."""
+        text = self._keep(key, lambda: self.ax.text(0, 0, "", clip_on=False))
+        where = self.ax.transAxes if inside else self.ax.transData
+        size = 11 * self.theme.scale
+        text.set(position=(x, y), text=says, transform=where, **({"color": self.theme.ink, "fontsize": size} | look))
+        return text
+
+    def image(
+        self, key: Hashable, pixels: NDArray[Any], extent: tuple[float, float, float, float], **look: Any
+    ) -> AxesImage:
+        """pixels (rows, columns[, 3]); extent (left, right, bottom, top) in data."""
+        image = self._keep(key, lambda: self.ax.add_image(AxesImage(self.ax, zorder=0.5, interpolation="nearest")))
+        image.set_data(pixels)
+        image.set_extent(extent)
+        image.set(**look)
+        return image
+
+    def contours(self, key: Hashable, x: ArrayLike, y: ArrayLike, z: ArrayLike, levels: ArrayLike) -> None:
+        """Contour lines; made anew where ``key`` is new, for they cannot be moved."""
+        if key not in self._made:
+            for old in [k for k in self._made if isinstance(k, tuple) and k[:1] == ("surface",)]:
+                self._made.pop(old).remove()
+        self._keep(key, lambda: self.ax.contour(x, y, z, levels=levels, colors=[self.theme.faint], zorder=0.8))
+
+    def frame(
+        self,
+        *,
+        title: str = "",
+        x: str = "",
+        y: str = "",
+        xlim: tuple[float, float],
+        ylim: tuple[float, float],
+        legend: Sequence[tuple[str, dict[str, Any]]] = (),
+        where: str = "upper right",
+        columns: int = 1,
+    ) -> None:
+        """Labels, limits and legend (text, keyword arguments of a line); only touched where they changed."""
+        now = (title, x, y, xlim, ylim, where, tuple((label, str(look)) for label, look in legend))
+        if now == self.framed:
+            return
+        self.framed = now
+        self.ax.set(xlabel=x, ylabel=y, xlim=xlim, ylim=ylim)
+        self.ax.set_title(title, loc="left", color=self.theme.ink, fontsize=12.5 * self.theme.scale)
+        if self.ax.get_legend() is not None:
+            self.ax.get_legend().remove()
+        if legend:
+            lines = [Line2D([], [], label=label, **look) for label, look in legend]
+            self.ax.legend(
+                handles=lines, loc=where, fontsize=10.5 * self.theme.scale, labelcolor=self.theme.ink, handlelength=2.6,
+                facecolor=self.theme.paper, edgecolor=self.theme.faint, framealpha=0.85, borderpad=0.3,
+                labelspacing=0.25, handletextpad=0.5, borderaxespad=0.3, ncols=columns, columnspacing=1.0,
+            )  # fmt: skip
+
+    def _keep(self, key: Hashable, make: Any) -> Any:
+        self._named.add(key)
+        if key not in self._made:
+            self._made[key] = make()
+        self._made[key].set_visible(True)
+        return self._made[key]

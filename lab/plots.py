@@ -1,0 +1,323 @@
+"""The views of a study, each for one axes; a panel and a lesson draw the same ones.
+
+Every function takes ``ax`` (an Axes, or the Marks of an earlier call, whose artists it then moves), draws all there
+is to see and returns the Marks. No pyplot, no mathtext. A run that stopped being finite is named in the plot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, to_rgb
+from numpy.typing import ArrayLike, NDArray
+
+from lab import style
+from lab.clientview import View, client, look_at, steps_in_words, unseen_client
+from lab.marks import Marks
+
+if TYPE_CHECKING:
+    from fmlab.study import Study
+
+__all__ = ["Marks", "View", "adaptation", "advantage", "baselines", "client", "drift", "gains", "learning", "look_at"]
+__all__ += ["map", "unseen_client", "whom"]
+
+AXES = {"rounds": "rounds", "bytes": "bytes sent up and down", "gradient evaluations": "gradient evaluations"}
+QUANTITIES = ("loss", "accuracy")
+Array = NDArray[np.float64]
+
+
+def baselines(study: Study, quantity: str = "loss") -> dict[str, float]:
+    """Mean of "trivial" and "local only" on unseen clients. A panel keeps them: the study computes them on demand."""
+    found = study.baselines if quantity == "loss" else study.baseline_accuracy
+    return {name: float(t.mean()) for name, t in found.items()}
+
+
+def learning(
+    ax: Axes | Marks, study: Study, x: str = "rounds", quantity: str = "loss", k: int | None = None, title: str = ""
+) -> Marks:
+    """Mean over unseen clients after k adaptation steps (None: all) as training goes on: the seeds' mean, and a band
+    from the lowest to the highest seed. ``x``: "rounds", "bytes" or "gradient evaluations" of one run."""
+    if x not in AXES:
+        raise ValueError(f"x = {x!r} is not one of {tuple(AXES)}")
+    source = _quantity(study, quantity, study.learning, study.learning_accuracy)
+    k = study.steps if k is None else k
+    curves = {name: _runs(t, 3, name)[..., k] for name, t in source.items()}
+    rounds = np.asarray(study.rounds, dtype=np.float64)
+    along = {
+        "rounds": dict.fromkeys(curves, rounds),
+        "bytes": {n: np.asarray(study.bytes[n]).reshape(-1)[-len(rounds) :] for n in curves},
+        "gradient evaluations": {
+            n: np.asarray(study.gradient_evaluations[n]).reshape(-1)[-len(rounds) :] for n in curves
+        },
+    }[x]
+    m, looks = Marks.on(ax), style.looks(curves)
+    share_done = rounds[-1] / study.config["rounds"]
+    end = max((float(v[-1]) for v in along.values()), default=0.0)
+    with m:
+        for name, curve in curves.items():
+            mean = curve.mean(0)
+            m.band((name, "band"), along[name], curve.min(0), curve.max(0), looks[name].color(m.theme))
+            m.line(name, along[name], mean, zorder=3, **looks[name].marked(m.theme))
+        _diverged(m, study)
+        m.frame(
+            title=title or f"Learning: unseen clients {steps_in_words(k)}",
+            x=AXES[x],
+            y=_axis(quantity),
+            xlim=(0.0, end / share_done if end else 1.0),
+            ylim=_limits(quantity, curves.values()),
+            legend=[(name, looks[name].marked(m.theme)) for name in curves],
+            where="upper right" if quantity == "loss" else "lower right",
+        )
+    return m
+
+
+def adaptation(
+    ax: Axes | Marks,
+    study: Study,
+    quantity: str = "loss",
+    k: int | None = None,
+    base: Mapping[str, float] | None = None,
+    title: str = "",
+) -> Marks:
+    """Mean over unseen clients after 0, 1, ..., steps adaptation steps, band over seeds; thin lines: ``base``
+    (None: `baselines` of the study). ``k`` marks one number of steps."""
+    source = _quantity(study, quantity, study.adaptation, study.accuracy)
+    curves = {name: _runs(t, 3, name).mean(1) for name, t in source.items()}
+    base = baselines(study, quantity) if base is None else base
+    m, looks, steps = Marks.on(ax), style.looks(curves), np.arange(study.steps + 1)
+    limits = _limits(quantity, [*curves.values(), *([[list(base.values())]] if base else [])])
+    with m:
+        for name, curve in curves.items():
+            m.band((name, "band"), steps, curve.min(0), curve.max(0), looks[name].color(m.theme))
+            m.line(name, steps, curve.mean(0), zorder=3, **looks[name].marked(m.theme))
+        for name, level in base.items():
+            m.line(("base", name), [0, study.steps], [level] * 2, color=m.theme.middle, linewidth=1.2 * m.theme.scale)
+            words = {"trivial": "predicting without learning"}.get(name, name)
+            m.text(
+                ("base text", name), 0.02 * study.steps, level + 0.012 * limits[1], words, color=m.theme.middle,
+                fontsize=9.5 * m.theme.scale, va="bottom", clip_on=True,
+            )  # fmt: skip
+        if k is not None:
+            m.line("k", [k, k], limits, color=m.theme.middle, linewidth=1.2 * m.theme.scale, linestyle=(0, (2, 2)))
+        _diverged(m, study)
+        m.frame(
+            title=title or "Adaptation on unseen clients",
+            x="adaptation steps",
+            y=_axis(quantity),
+            xlim=(0.0, float(study.steps)),
+            ylim=limits,
+            legend=[(name, looks[name].marked(m.theme)) for name in curves],
+            where="upper right" if quantity == "loss" else "lower right",
+        )
+    return m
+
+
+def gains(study: Study, k: int | None = None, quantity: str = "loss", against: str | None = None) -> dict[str, Array]:
+    """Each method's gain over ``against`` (None: "FedAvg" where it took part, else the first) on every unseen client
+    of every seed after k steps: how much lower its loss, or higher its accuracy. Not a number where a run diverged."""
+    source = _quantity(study, quantity, study.adaptation, study.accuracy)
+    k = study.steps if k is None else k
+    against = against or reference(study)
+    scores = {name: _runs(t, 3, name)[..., k].reshape(-1) for name, t in source.items()}
+    sign = 1.0 if quantity == "loss" else -1.0
+    return {name: sign * (scores[against] - score) for name, score in scores.items() if name != against}
+
+
+def reference(study: Study) -> str:
+    return next((name for name in study.names if name.startswith("FedAvg")), study.names[0])
+
+
+def whom(
+    ax: Axes | Marks,
+    study: Study,
+    k: int | None = None,
+    quantity: str = "loss",
+    against: str | None = None,
+    title: str = "",
+) -> Marks:
+    """`gains`, sorted from the client helped most to the one hurt most; the share hurt is written in the legend."""
+    k, against = study.steps if k is None else k, against or reference(study)
+    found = {name: g[np.isfinite(g)] for name, g in gains(study, k, quantity, against).items()}
+    m, looks = Marks.on(ax), style.looks(study.names)
+    unit, most = (1.0, 0.0) if quantity == "loss" else (100.0, 100.0)
+    legend = []
+    with m:
+        m.line("zero", [0, 100], [0, 0], color=m.theme.ink, linewidth=1.2 * m.theme.scale)
+        for name, gain in found.items():
+            ordered, line = unit * np.sort(gain)[::-1], looks[name].line(m.theme)
+            hurt = f"{100 * (gain < 0).mean():.0f} % hurt" if len(gain) else "diverged"
+            m.line(name, 100 * (np.arange(len(gain)) + 0.5) / max(len(gain), 1), ordered, zorder=3, **line)
+            legend.append((f"{name}: {hurt}", line))
+            if quantity == "loss" and len(gain):  # one client of a hundred may lie outside
+                most = max(most, float(np.quantile(np.abs(gain), 0.99)))
+        _diverged(m, study)
+        top = style.nice(most)
+        m.frame(
+            title=title or f"Whom it helps, {steps_in_words(k)}",
+            x="unseen clients, sorted (%)",
+            y=f"gain over {against} ({'lower loss' if quantity == 'loss' else 'accuracy, points'})",
+            xlim=(0.0, 100.0),
+            ylim=(-top, top),
+            legend=legend,
+        )
+    return m
+
+
+def advantage(
+    study: Study, method: str, k: int | None = None, quantity: str = "loss", against: str | None = None
+) -> float:
+    """Gain of ``method`` in per cent of the larger of the two losses (or in points of accuracy), mean over clients and
+    seeds: positive where ``method`` is better, +100 or -100 where one of the two diverged, NaN where both did."""
+    source = _quantity(study, quantity, study.adaptation, study.accuracy)
+    k, against = study.steps if k is None else k, against or reference(study)
+    ours, theirs = (float(_runs(source[n], 3, n)[..., k].mean()) for n in (method, against))
+    if not (np.isfinite(ours) and np.isfinite(theirs)):
+        return float("nan") if np.isfinite(ours) == np.isfinite(theirs) else 100.0 if np.isfinite(ours) else -100.0
+    return 100 * (ours - theirs) if quantity == "accuracy" else 100 * (theirs - ours) / max(theirs, ours, 1e-300)
+
+
+def map(
+    ax: Axes | Marks,
+    heterogeneity: ArrayLike,
+    inner_steps: ArrayLike,
+    percent: ArrayLike,
+    *,
+    here: tuple[float, float] | None = None,
+    names: tuple[str, str] = ("FedAvg", "FedMAML"),
+    title: str = "",
+) -> Marks:
+    """The map: ``percent`` (inner steps, heterogeneity) is the `advantage` of the second method over the first, NaN
+    where not computed yet; its colour is the winner's. ``here`` marks the current setting, also between the cells."""
+    h, steps, values = (np.asarray(a, dtype=np.float64) for a in (heterogeneity, inner_steps, percent))
+    m = Marks.on(ax)
+    colors = [style.looks(names)[n].color(m.theme) for n in names]
+    cmap = LinearSegmentedColormap.from_list("who wins", [colors[0], m.theme.paper, colors[1]])
+    rgb = cmap(np.clip(0.5 + values / 200, 0, 1))[..., :3]
+    rgb[~np.isfinite(values)] = to_rgb(m.theme.faint)
+    with m:
+        m.image("cells", rgb, (-0.5, len(h) - 0.5, -0.5, len(steps) - 0.5), origin="lower")
+        for row in range(len(steps)):
+            for column in range(len(h)):
+                value = values[row, column]
+                says = "…" if np.isnan(value) else f"{value:+.0f} %".replace("-", "−")
+                bright = np.dot(rgb[row, column], (0.3, 0.59, 0.11)) > 0.5
+                color = m.theme.middle if np.isnan(value) else "#000000" if bright else "#ffffff"
+                m.text((row, column), column, row, says, ha="center", va="center", color=color, zorder=3)
+        if here is not None:
+            at = np.interp(here[0], h, np.arange(len(h))), np.interp(here[1], steps, np.arange(len(steps)))
+            size = 26 * m.theme.scale
+            m.points("here", [at[0]], [at[1]], marker="s", markersize=size, markerfacecolor="none",
+                     markeredgecolor=m.theme.ink, markeredgewidth=2.5 * m.theme.scale, zorder=4)  # fmt: skip
+        fresh = m.framed == ()
+        m.frame(
+            title=title or f"The map: {names[1]} against {names[0]} fine-tuned",
+            x="heterogeneity",
+            y="inner steps",
+            xlim=(-0.5, len(h) - 0.5),
+            ylim=(-0.5, len(steps) - 0.5),
+        )
+        if fresh:
+            m.ax.grid(False)
+            m.ax.set_xticks(range(len(h)), [f"{v:g}" for v in h])
+            m.ax.set_yticks(range(len(steps)), [f"{v:g}" for v in steps])
+    return m
+
+
+def drift(
+    ax: Axes | Marks,
+    surface: tuple[ArrayLike, ArrayLike, ArrayLike],
+    clients: ArrayLike,
+    server: ArrayLike,
+    points: Mapping[str, tuple[float, float]],
+    title: str = "",
+) -> Marks:
+    """Two parameters: contours of the mean loss, paths and marked points.
+
+    surface: x (a,), y (b,), loss (b, a); clients (C, local steps + 1, 2): the last round's local paths; server
+    (rounds + 1, 2); points: name of a method, or any words, -> where its server ends up.
+    """
+    x, y, loss = (np.asarray(a, dtype=np.float64) for a in surface)
+    m, looks = Marks.on(ax), style.looks(["FedAvg"])
+    path, local = np.asarray(server), np.asarray(clients)
+    levels = np.quantile(loss, np.linspace(0.02, 0.9, 9))
+    key = ("surface", levels.tobytes(), x.tobytes(), y.tobytes())
+    legend: list[tuple[str, dict[str, Any]]] = []
+    with m:
+        m.contours(key, x, y, loss, levels)
+        for i, steps in enumerate(local):
+            m.line(("client", i), steps[:, 0], steps[:, 1], color=m.theme.middle, linewidth=1.1 * m.theme.scale,
+                   marker=".", markersize=5 * m.theme.scale, zorder=2)  # fmt: skip
+        line = looks["FedAvg"].line(m.theme) | {"linestyle": "solid"}
+        m.line("server", path[:, 0], path[:, 1], zorder=3, **line, marker=".", markersize=6 * m.theme.scale)
+        legend += [
+            ("server, a point a round", line),
+            ("clients in one round", {"color": m.theme.middle, "marker": "."}),
+        ]
+        for name, (px, py) in points.items():
+            known = style.LOOKS.get(name)
+            color, marker = (known.color(m.theme), known.marker) if known else (m.theme.ink, "*")
+            look = {"color": color, "marker": marker, "markersize": 11 * m.theme.scale, "linestyle": "none",
+                    "markeredgecolor": m.theme.paper}  # fmt: skip
+            m.points(name, [px], [py], **{k: v for k, v in look.items() if k != "linestyle"}, zorder=5)
+            legend.append((f"fixed point of {name}" if known else name, look))
+        m.frame(
+            title=title or "Client drift",
+            x="parameter 1",
+            y="parameter 2",
+            xlim=(float(x[0]), float(x[-1])),
+            ylim=(float(y[0]), float(y[-1])),
+            legend=legend,
+        )
+    return m
+
+
+def _quantity(study: Study, quantity: str, loss: Mapping[str, Any], accuracy: Mapping[str, Any]) -> Mapping[str, Any]:
+    if quantity not in QUANTITIES:
+        raise ValueError(f"quantity = {quantity!r} is not one of {QUANTITIES}")
+    if quantity == "accuracy" and not accuracy:
+        raise ValueError(
+            f"{type(study.population).__name__} is no classification task: it has no accuracy; plot the loss"
+        )
+    return loss if quantity == "loss" else accuracy
+
+
+def _runs(tensor: Any, axes: int, name: str) -> Array:
+    """A study's tensor as an array (seeds, ...)."""
+    array = np.asarray(tensor, dtype=np.float64)
+    if array.ndim > axes:
+        raise ValueError(
+            f"{name!r} is swept, which has a plot for each value; compare the values as methods with names"
+        )
+    return array
+
+
+def _axis(quantity: str) -> str:
+    return "loss of unseen clients" if quantity == "loss" else "accuracy on unseen clients"
+
+
+def _limits(quantity: str, curves: Any) -> tuple[float, float]:
+    """From 0; a run that goes up without end may go up to twice the best start, so that the others stay readable."""
+    if quantity == "accuracy":
+        return 0.0, 1.02
+    with_start = [np.atleast_2d(np.asarray(c, dtype=np.float64)) for c in curves]
+    finite = [c[np.isfinite(c)] for c in with_start]
+    starts = [c[:, 0].max() for c in with_start if np.isfinite(c[:, 0]).all()]
+    highest = max((float(c.max()) for c in finite if c.size), default=1.0)
+    return 0.0, style.nice(1.05 * min(highest, 2 * max(starts, default=highest)))
+
+
+def _diverged(m: Marks, study: Study) -> None:
+    """Names every method with a run that stopped being finite, inside the plot."""
+    notes = []
+    for name, rounds in study.diverged.items():
+        rounds = np.asarray(rounds).reshape(-1)
+        gone = rounds[rounds >= 0]
+        if len(gone):
+            who = "all" if len(gone) == len(rounds) else f"{len(gone)} of {len(rounds)}"
+            notes.append(f"{name} diverged ({who} seeds, from round {gone.min()})")
+    if notes:
+        m.text("diverged", 0.02, 0.03, "\n".join(notes), inside=True, va="bottom", weight="bold", zorder=6,
+               bbox={"facecolor": m.theme.paper, "edgecolor": m.theme.ink, "alpha": 0.85})  # fmt: skip

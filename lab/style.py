@@ -1,0 +1,173 @@
+"""How everything looks: a colour, a line style and a marker a method, the same in every plot, panel and lesson.
+
+The colours are Okabe and Ito's, made darker on light paper and lighter on dark paper where their contrast fell below
+3:1; no two methods share a line style, so that a plot also reads in grey. `figure(...)` makes a Figure without pyplot
+that shows as a PNG; `dress(ax)` gives any axes, also pyplot's, the same look.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours of paper and ink, and ``scale``, which sizes text and lines: 1 on a desk, 1.5 on a projector."""
+
+    paper: str
+    ink: str
+    faint: str  # grid lines
+    middle: str  # baselines, notes
+    dark: bool
+    scale: float = 1.0
+
+
+LIGHT = Theme("#ffffff", "#1a1a1a", "#dddddd", "#6b6b6b", dark=False)
+DARK = Theme("#111111", "#eeeeee", "#3a3a3a", "#9a9a9a", dark=True)
+SIZES = {"notebook": 1.0, "projector": 1.5}
+
+
+@dataclass(frozen=True)
+class Look:
+    """One method's colour on light and on dark paper, dashes (on, off, ... in line widths; empty: solid) and marker."""
+
+    light: str
+    dark: str
+    dashes: tuple[float, ...]
+    marker: str
+
+    def color(self, theme: Theme = LIGHT) -> str:
+        return self.dark if theme.dark else self.light
+
+    def line(self, theme: Theme = LIGHT) -> dict[str, Any]:
+        """Keyword arguments for ``ax.plot``."""
+        style = (0, self.dashes) if self.dashes else "solid"
+        return {"color": self.color(theme), "linestyle": style, "linewidth": 2.2 * theme.scale}
+
+    def marked(self, theme: Theme = LIGHT) -> dict[str, Any]:
+        """The same with a marker at every point."""
+        return self.line(theme) | {"marker": self.marker, "markersize": 5.5 * theme.scale}
+
+
+LOOKS = {
+    "FedMAML": Look("#d55e00", "#e8700f", (), "o"),
+    "FedAvg": Look("#0072b2", "#3d9bd6", (5, 1.6), "s"),
+    "PerFedAvg": Look("#b87e00", "#e69f00", (6, 1.5, 1, 1.5), "D"),
+    "FedReptile": Look("#00845f", "#009e73", (2.5, 1.2), "^"),
+    "FedMetaSGD": Look("#b8518d", "#dd93bb", (9, 2), "P"),
+    "FedProx": Look("#2f8fc9", "#8fd0f5", (1, 1), "v"),
+    "PFedMe": Look("#7a6a00", "#f0e442", (3, 1, 1, 1, 1, 1), "X"),
+    "LocalOnly": Look("#6b6b6b", "#a8a8a8", (1, 2.2), "d"),
+}
+
+
+def looks(names: Iterable[str]) -> dict[str, Look]:
+    """A look for every name of a study: a known method's own, also inside a longer name ("FedMAML, 5 steps"), as
+    long as nobody else in the study has it; otherwise the next free one."""
+    names, given = list(names), {}
+    for name in names:
+        if name in LOOKS:
+            given[name] = LOOKS[name]
+    for name in names:
+        if name not in given:
+            own = [LOOKS[known] for known in LOOKS if name.startswith(known)]
+            free = [look for look in (*own, *LOOKS.values()) if look not in given.values()]
+            given[name] = free[0] if free else list(LOOKS.values())[len(given) % len(LOOKS)]
+    return {name: given[name] for name in names}
+
+
+class Picture(Figure):
+    """A Figure that shows as a PNG without pyplot. ``theme`` is what the plots draw it in; ``says`` is its text."""
+
+    theme: Theme = LIGHT
+    says: str = ""
+
+    def png(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=self.dpi)
+        return buffer.getvalue()
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        return {"image/png": self.png(), "text/plain": f"<Figure: {self.says}>" if self.says else "<Figure>"}
+
+
+def figure(
+    columns: int = 1,
+    rows: int = 1,
+    *,
+    width: float | None = None,
+    height: float = 3.6,
+    theme: Theme = LIGHT,
+    says: str = "",
+    dpi: float = 80,
+) -> Picture:
+    """A styled Figure with ``rows`` x ``columns`` axes in ``figure.axes``; sizes in inches, ``height`` of one row.
+
+    Without pyplot, hence safe in a thread. ``says`` is the text shown where the picture cannot be.
+    """
+    picture = Picture(figsize=(width or 5.2 * columns, height * rows), dpi=dpi, facecolor=theme.paper)
+    FigureCanvasAgg(picture)
+    picture.theme, picture.says = theme, says
+    for ax in picture.subplots(rows, columns, squeeze=False).flat:
+        dress(ax)
+    margins(picture)
+    return picture
+
+
+def margins(picture: Figure) -> None:
+    """Room for labels in inches by the text's size, so that nothing is cut off and nothing moves while running."""
+    scale, (width, height) = theme_of(picture).scale, picture.get_size_inches()
+    grid = picture.axes[0].get_gridspec()
+    left, right, bottom, top, between = (t * scale for t in (0.75, 0.12, 0.62, 0.42, 0.85))
+    cell = (width - left - right - between * (grid.ncols - 1)) / grid.ncols
+    floor = (height - bottom - top - (bottom + top) * (grid.nrows - 1)) / grid.nrows
+    picture.subplots_adjust(
+        left / width, bottom / height, 1 - right / width, 1 - top / height, between / cell, (bottom + top) / floor
+    )
+
+
+def theme_of(thing: Figure | Axes) -> Theme:
+    """The theme of a Picture or of its axes; LIGHT for a Figure made elsewhere."""
+    return getattr(thing if isinstance(thing, Figure) else thing.get_figure(root=True), "theme", LIGHT)
+
+
+def dress(ax: Axes) -> None:
+    """Colours, text sizes, grid and plain tick labels (no mathtext, which is slow and not thread-safe) for one axes."""
+    theme = theme_of(ax)
+    ax.set_facecolor(theme.paper)
+    ax.grid(True, color=theme.faint, linewidth=0.8)
+    ax.set_axisbelow(True)
+    for side, spine in ax.spines.items():
+        spine.set(visible=side in ("left", "bottom"), color=theme.middle)
+    ax.tick_params(colors=theme.ink, labelsize=11 * theme.scale, color=theme.middle)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+        axis.label.set(color=theme.ink, fontsize=12 * theme.scale)
+    for where in ("left", "center", "right"):
+        ax.set_title(ax.get_title(loc=where), loc=where, color=theme.ink, fontsize=12.5 * theme.scale)
+
+
+def nice(value: float) -> float:
+    """The next round number up, so that limits rarely change while a run goes on."""
+    if not 0 < value < math.inf:
+        return 1.0
+    size = 10.0 ** math.floor(math.log10(value))
+    return next(size * step for step in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if size * step >= value * (1 - 1e-9))
+
+
+def short(value: float) -> str:
+    """A number in few characters: 0.25, 1.5k, 20M."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{unit}"
+    return "0" if abs(value) < 1e-12 else f"{value:.3g}".replace("-", "−")
