@@ -32,7 +32,8 @@ class FedMetaSGD(Algorithm):
     server: Server = Adam()
 
     def init(self, w: Tensor, n_clients: int) -> tuple[Tensor, Kept]:
-        return torch.cat([w, torch.ones_like(w) * self.inner_lr], -1), None
+        a: Any = self.inner_lr
+        return torch.cat([w, torch.ones_like(w) * a], -1), None
 
     def local(self, f: Objective, w: Tensor, kept: Kept, batch: Batch) -> tuple[Sent, Kept]:
         w, a = w.chunk(2, -1)

@@ -49,7 +49,8 @@ class PerFedAvg(Algorithm):
         return w, None
 
     def local(self, f: Objective, w: Tensor, kept: Kept, batch: Batch) -> tuple[Sent, Kept]:
-        v, alpha = w, self.inner_lr
+        alpha: Any = self.inner_lr
+        v = w
         for k, beta in enumerate(step_sizes(self.lr, self.local_steps)):
             d1, d2, d3 = (batch.minibatch(3 * k + j, self.batch_size, share=0.5) for j in range(3))
             g = grad(f, v - alpha * grad(f, v, d1), d2)
@@ -70,4 +71,5 @@ def safe_delta(v: Tensor, g: Tensor) -> Tensor:
     """delta (R, C, 1) such that a central difference along delta g is neither noise nor far from v."""
     number = torch.finfo(v.dtype)
     length = g.norm(dim=-1, keepdim=True).clamp(min=number.tiny**0.5)  # g = 0 gives d = 0
-    return number.eps ** (1 / 3) * (1 + v.norm(dim=-1, keepdim=True)) / length
+    delta: Tensor = number.eps ** (1 / 3) * (1 + v.norm(dim=-1, keepdim=True)) / length
+    return delta

@@ -50,12 +50,13 @@ class PFedMe(Algorithm):
         return w, w.repeat(1, n_clients, 1)
 
     def local(self, f: Objective, w: Tensor, kept: Kept, batch: Batch) -> tuple[Sent, Kept]:
+        eta: Any = self.lr
         v = theta = w
         for r, on in enumerate(step_sizes(1.0, self.local_rounds)):  # on: 0 once a swept run has had its rounds
             data = batch.minibatch(r, self.batch_size)
             for alpha in step_sizes(on * self.inner_lr, self.inner_steps):
                 theta = theta - alpha * (grad(f, theta, data) + self.lam * (theta - v))
-            v = v - on * self.lr * self.lam * (v - theta)
+            v = v - on * eta * self.lam * (v - theta)
         return self.beta * (w - v), theta
 
     def adapt(self, f: Objective, w: Tensor, support: Examples, steps: int) -> Iterator[Tensor]:
