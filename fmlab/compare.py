@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fmlab.algorithms import Algorithm
 from fmlab.declare import spread, sweep_length
-from fmlab.engine import State, rounds as run_rounds
+from fmlab.engine import State
 from fmlab.evaluation import evaluate, personal
 from fmlab.models import Model
 from fmlab.populations import Population
@@ -61,11 +61,8 @@ def compare(
         ValueError, TypeError: before any training, naming the argument, its value, the range and the way out.
     """
     options = {k: v for k, v in locals().items() if k not in ("algorithms", "clients")}
-    study = None
-    for study in stream(algorithms, clients, **options):
-        pass
-    assert study is not None
-    return study
+    *_, last = stream(algorithms, clients, **options)
+    return last
 
 
 @torch.no_grad()
@@ -83,23 +80,11 @@ def stream(
     began = time.perf_counter()
     setup = prepare(algorithms, clients, **options)
     setup = tuned(setup) if setup.config["tune"] else recorded(setup)
-    config = setup.config
-    states = {
-        name: run_rounds(
-            a,
-            setup.objective,
-            setup.training,
-            setup.start,
-            seeds=config["seeds"],
-            per_round=config["clients_per_round"],
-            weights=config["weights"],
-        )
-        for name, a in setup.algorithms.items()
-    }
+    states = {name: setup.run(a) for name, a in setup.algorithms.items()}
     taken: list[int] = []
     losses: dict[str, list[Tensor]] = {name: [] for name in states}
     hits: dict[str, list[Tensor]] = {name: [] for name in states}
-    last = config["rounds"]
+    last = setup.config["rounds"]
     for t in range(last + 1):
         now = {name: next(states[name]) for name in states}
         if t in setup.evaluated:

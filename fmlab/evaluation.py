@@ -28,7 +28,8 @@ def evaluate(algorithm: Algorithm, f: Objective, server: Tensor, clients: Client
     """Score ``server`` (R, 1, Q) on every client. ``algorithm`` has its sweeps already spread over the R runs."""
     values = len(server) // len(clients.sizes)
     per = max(1, CHUNK // server.numel())
-    losses, hits = [], []
+    losses: list[Tensor] = []
+    hits: list[Tensor] = []
     for first in range(0, clients.number, per):
         ids = torch.arange(first, min(first + per, clients.number), device=server.device)
         whole = per >= clients.number
@@ -37,11 +38,10 @@ def evaluate(algorithm: Algorithm, f: Objective, server: Tensor, clients: Client
         w = server.expand(-1, len(ids), -1)
         scores = [f.score(u, query) for u in algorithm.adapt(f, w, support, steps)]
         losses.append(torch.stack([s[0] for s in scores], -1))
-        hits.append([s[1] for s in scores])
-    loss = torch.cat(losses, 1)
-    if hits[0][0] is None:
-        return Scores(loss, None)
-    return Scores(loss, torch.cat([torch.stack(h, -1) for h in hits], 1))
+        right = [s[1] for s in scores if s[1] is not None]
+        if right:
+            hits.append(torch.stack(right, -1))
+    return Scores(torch.cat(losses, 1), torch.cat(hits, 1) if hits else None)
 
 
 @torch.no_grad()

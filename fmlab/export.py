@@ -22,7 +22,8 @@ from fmlab.study import Study
 if TYPE_CHECKING:
     import pandas
 
-CLASSES = {c.__name__: c for c in (*ALGORITHMS, *POPULATIONS, *SERVERS, MLP)}
+KINDS: tuple[type[Any], ...] = (*ALGORITHMS, *POPULATIONS, *SERVERS, MLP)
+CLASSES = {kind.__name__: kind for kind in KINDS}
 TENSORS = [f.name for f in fields(Study) if f.type == "ByMethod"]
 
 
@@ -35,7 +36,7 @@ def table(study: Study) -> str:
     rows = [
         ["method", *(f"after {k} step{'s' * (k != 1)}" for k in steps), "hurt", "MB", "gradients"],
     ]
-    for name, label, score, loss, diverged, up, spent in _lanes(study, scores):
+    for _, label, score, loss, diverged, up, spent in _lanes(study, scores):
         per_seed = score.mean(-2) * scale  # (seeds, steps + 1)
         well = diverged < 0
         cells = [_spread(per_seed[well, k], digits) if well.any() else "-" for k in steps]
@@ -51,7 +52,10 @@ def table(study: Study) -> str:
         "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True)))
         for r in rows
     ]
-    head = f"{what} on {study.population.n_unseen} unseen clients, mean ± standard deviation over {n_seeds} seeds, round {int(study.rounds[-1])}"
+    head = (
+        f"{what} on {study.population.n_unseen} unseen clients, mean ± standard deviation over {n_seeds} seeds, "
+        f"round {int(study.rounds[-1])}"
+    )
     return "\n".join([head, *lines])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,8 +13,8 @@ from torch import Tensor
 from fmlab.algorithms import Algorithm
 from fmlab.data import Clients, Examples, stack
 from fmlab.declare import sweep_length
+from fmlab.engine import State, rounds
 from fmlab.gradients import Objective
-from fmlab.models import Model
 from fmlab.populations import Population
 from fmlab.randomness import generator
 
@@ -47,8 +47,8 @@ class Setup:
         return self.config["clients"]  # type: ignore[no-any-return]
 
     @cached_property
-    def model(self) -> Model:
-        return self.config["model"] or self.population.model()  # type: ignore[no-any-return]
+    def model(self) -> Any:
+        return self.config["model"] or self.population.model()
 
     @cached_property
     def objective(self) -> Objective:
@@ -82,6 +82,18 @@ class Setup:
     def unseen(self) -> Clients:
         return self._draw("unseen")
 
+    def run(self, algorithm: Algorithm) -> Iterator[State]:
+        """The rounds of one algorithm, without end."""
+        return rounds(
+            algorithm,
+            self.objective,
+            self.training,
+            self.start,
+            seeds=self.config["seeds"],
+            per_round=self.config["clients_per_round"],
+            weights=self.config["weights"],
+        )
+
     def _draw(self, split: str) -> Clients:
         drawn = stack([self.population.draw(split, s) for s in self.config["seeds"]])
         for part in ("support", "query"):
@@ -94,7 +106,7 @@ def prepare(algorithms: Sequence[Algorithm] | Mapping[str, Algorithm], clients: 
     unknown = set(options) - set(DEFAULTS)
     if unknown:
         raise TypeError(f"compare() got unknown arguments {sorted(unknown)}; it takes {sorted(DEFAULTS)}")
-    config = {"algorithms": _named(algorithms), "clients": clients} | DEFAULTS | options
+    config: dict[str, Any] = {"algorithms": _named(algorithms), "clients": clients} | DEFAULTS | options
     if not isinstance(clients, Population):
         raise TypeError(f"clients = {clients!r} is not a population; give for example fm.Sines(heterogeneity=0.5)")
     for name in ("rounds", "clients_per_round", "steps", "evaluations"):
@@ -103,7 +115,7 @@ def prepare(algorithms: Sequence[Algorithm] | Mapping[str, Algorithm], clients: 
             raise ValueError(f"{name} = {value!r} is not a whole number >= 1")
     if config["clients_per_round"] > clients.n_clients:
         raise ValueError(
-            f"clients_per_round = {config['clients_per_round']} is more than the {clients.n_clients} clients there are; "
+            f"clients_per_round = {config['clients_per_round']} is more than the {clients.n_clients} clients; "
             "lower it or raise n_clients of the population"
         )
     if config["weights"] not in ("uniform", "size"):

@@ -13,7 +13,7 @@ from torch import Tensor
 from fmlab.data import Clients
 from fmlab.declare import pick, spread, sweep_length
 from fmlab.evaluation import Scores, evaluate
-from fmlab.gradients import path
+from fmlab.gradients import descend
 from fmlab.populations import Population
 from fmlab.setup import Setup
 
@@ -131,7 +131,8 @@ class Study:
     def predict(self, name: str, x: Tensor, seed: int = 0, client: int = 0, value: int = 0) -> Tensor:
         """x (n, d...) -> predictions (steps + 1, n, outputs) of one unseen client's models after 0..steps steps."""
         w = self.adapted(name, seed, client, value)[None]
-        return self.setup.model(w, x.to(w)[None, None].expand(1, w.shape[1], *x.shape))[0]
+        p: Tensor = self.setup.model(w, x.to(w)[None, None].expand(1, w.shape[1], *x.shape))
+        return p[0]
 
     def table(self) -> str:
         """One row a method: loss or accuracy before and after adaptation on unseen clients, mean +- spread over
@@ -156,16 +157,15 @@ class Study:
 @torch.no_grad()
 def baselines(setup: Setup) -> dict[str, tuple[Tensor, Tensor | None]]:
     """Loss and accuracy on unseen clients of the trivial predictor (where the objective has one) and of local-only
-    training: LOCAL_STEPS gradient steps from a fresh model on the support set, step size chosen on validation clients."""
-    f, found = setup.objective, {}
+    training: LOCAL_STEPS gradient steps from a fresh model on the support set, the step size validated."""
+    f = setup.objective
+    found: dict[str, tuple[Tensor, Tensor | None]] = {}
     if hasattr(f, "trivial"):
         found["trivial"] = f.trivial(*setup.unseen.everyone())
 
     def local(clients: Clients, lr: float) -> tuple[Tensor, Tensor | None]:
         support, query = clients.everyone()
-        w = setup.start[:, None].expand(-1, clients.number, -1)
-        for w in path(f, w, support, lr, LOCAL_STEPS):
-            pass
+        w = descend(f, setup.start[:, None].expand(-1, clients.number, -1), support, lr, LOCAL_STEPS)
         return f.score(w, query)
 
     losses = [local(setup.validation, lr)[0].mean().nan_to_num(float("inf")).item() for lr in LOCAL_GRID]

@@ -18,8 +18,7 @@ from typing import Any
 import torch
 
 from fmlab.algorithms import Algorithm
-from fmlab.declare import Sweep, spread, sweeps
-from fmlab.engine import rounds
+from fmlab.declare import Sweep, pick, spread, sweep_length, sweeps
 from fmlab.evaluation import evaluate
 from fmlab.setup import Setup
 
@@ -68,28 +67,19 @@ def search(algorithm: Algorithm, setup: Setup) -> Algorithm:
     training = [f for f in names if f != "adapt_lr"]
     best = replace(algorithm, **{f: GRID[len(GRID) // 3] for f in names})
     for name in training * (2 if len(training) > 1 else 1):
-        best = min(_scores(replace(best, **{name: Sweep(GRID)}), name, setup), key=lambda s: s[0])[1]
-    return best if training else min(_scores(best, None, setup), key=lambda s: s[0])[1]
+        best = min(_scores(replace(best, **{name: Sweep(GRID)}), setup), key=lambda s: s[0])[1]
+    return best if training else min(_scores(best, setup), key=lambda s: s[0])[1]
 
 
-def _scores(algorithm: Algorithm, swept: str | None, setup: Setup) -> Iterator[tuple[float, Algorithm]]:
-    """Train once for all values of the swept field, then score every adaptation step size."""
-    config, n_seeds = setup.config, len(setup.config["seeds"])
-    run = rounds(
-        algorithm,
-        setup.objective,
-        setup.training,
-        setup.start,
-        seeds=config["seeds"],
-        per_round=config["clients_per_round"],
-        weights=config["weights"],
-    )
-    server = next(islice(run, config["rounds"], None)).server
-    values: tuple[Any, ...] = GRID if swept else (None,)
+def _scores(algorithm: Algorithm, setup: Setup) -> Iterator[tuple[float, Algorithm]]:
+    """Train once for all swept values, then score every adaptation step size."""
+    n_seeds, steps = len(setup.config["seeds"]), setup.config["steps"]
+    server = next(islice(setup.run(algorithm), setup.config["rounds"], None)).server
     for adapt_lr in GRID if "adapt_lr" in step_size_fields(algorithm) else (None,):
-        tried = algorithm if adapt_lr is None else replace(algorithm, adapt_lr=adapt_lr)
+        chosen: dict[str, Any] = {} if adapt_lr is None else {"adapt_lr": adapt_lr}
+        tried = replace(algorithm, **chosen)
         wide = spread(tried, n_seeds, setup.start.dtype, setup.start.device)
-        loss = evaluate(wide, setup.objective, server, setup.validation, config["steps"]).loss
-        score = loss[..., 1:].unflatten(0, (len(values), -1)).mean((1, 2, 3))
-        for value, s in zip(values, torch.nan_to_num(score, nan=float("inf")).tolist(), strict=True):
-            yield s, replace(tried, **({swept: value} if swept else {}))
+        loss = evaluate(wide, setup.objective, server, setup.validation, steps).loss
+        score = loss[..., 1:].unflatten(0, (sweep_length(tried), -1)).mean((1, 2, 3))
+        for value, s in enumerate(torch.nan_to_num(score, nan=float("inf")).tolist()):
+            yield s, pick(tried, value)

@@ -30,7 +30,7 @@ class Lifted:
         it has none)."""
         fresh = copy.deepcopy(self.module)
         with torch.random.fork_rng(devices=[]):
-            torch.random.default_generator.manual_seed(generator.initial_seed())
+            torch.manual_seed(generator.initial_seed())
             for m in fresh.modules():
                 if callable(getattr(m, "reset_parameters", None)):
                     m.reset_parameters()  # type: ignore[operator]

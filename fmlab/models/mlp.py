@@ -111,7 +111,9 @@ class MLP:
             at += (d + 1) * o
         return blocks
 
-    def _backward(self, loss: Loss, w: Tensor, data: Examples) -> tuple[Tensor, Any, list[Tensor], list[Tensor], Tensor]:
+    def _backward(
+        self, loss: Loss, w: Tensor, data: Examples
+    ) -> tuple[Tensor, Any, list[Tensor], list[Tensor], Tensor]:
         """Gradient, blocks, inputs h_l and errors e_l of every layer as (G, rows, .), predictions."""
         runs, clients = data.x.shape[:2]
         blocks = self._blocks(w)
@@ -122,7 +124,8 @@ class MLP:
             hs.append(h)
         p = torch.baddbmm(blocks[-1][1], h, blocks[-1][0])
         e = loss.slope(p, _rows(data.y, p)) * _rows(data.weight, p)[..., None]
-        es, pieces = [e], []
+        es: list[Tensor] = [e]
+        pieces: list[Tensor] = []
         for layer in range(len(blocks) - 1, -1, -1):
             e_c = _split(e, runs * clients)
             pieces[:0] = [torch.bmm(_split(hs[layer], runs * clients).mT, e_c).flatten(1), e_c.sum(1)]

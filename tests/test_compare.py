@@ -1,0 +1,222 @@
+"""compare, stream and Study: the contract, equal treatment, and one clear error before any training."""
+
+import json
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+
+import fmlab as fm
+from fmlab.data import Examples
+from fmlab.setup import prepare
+from fmlab.tuning import GRID
+
+POPULATION = fm.Sines(n_clients=30, n_validation=6, n_unseen=7, test=5)
+SHORT = {"rounds": 4, "seeds": 2, "clients_per_round": 5, "steps": 2, "evaluations": 2}
+BOTH = [fm.FedAvg(lr=0.02, adapt_lr=0.01), fm.FedMAML(inner_lr=0.01, adapt_lr=0.01)]
+
+
+@pytest.fixture(scope="module")
+def study():
+    return fm.compare(BOTH, POPULATION, **SHORT)
+
+
+def test_shapes_of_the_contract(study):
+    assert study.rounds.tolist() == [0, 2, 4]
+    for name in ("FedAvg", "FedMAML"):
+        assert study.adaptation[name].shape == study.adaptation[name].shape == (2, 7, 3)
+        assert study.history[name].shape == (2, 3)
+        assert study.participating[name].shape == (2, 30, 3)
+        assert study.servers[name].shape == (2, 1, 1761)
+    assert {k: v.shape for k, v in study.baselines.items()} == {"trivial": (2, 7), "local only": (2, 7)}
+    assert torch.equal(study.history["FedAvg"][:, -1], study.adaptation["FedAvg"][..., -1].mean(-1))
+
+
+def test_config_runs_the_very_study_again(study):
+    again = fm.compare(**study.config)
+    for name in study.names:
+        assert torch.equal(study.adaptation[name], again.adaptation[name])
+        assert torch.equal(study.learning[name], again.learning[name])
+    assert study.table() == again.table()
+
+
+def test_a_method_is_the_same_alone_and_in_company(study):
+    alone = fm.compare(BOTH[1:], POPULATION, **SHORT)
+    assert torch.equal(alone.adaptation["FedMAML"], study.adaptation["FedMAML"])
+
+
+def test_every_seed_is_the_same_alone_and_in_company(study):
+    alone = fm.compare(BOTH, POPULATION, **(SHORT | {"seeds": [1]}))
+    for name in study.names:
+        torch.testing.assert_close(alone.adaptation[name][0], study.adaptation[name][1], rtol=1e-10, atol=1e-12)
+
+
+def test_evaluating_more_often_changes_nothing(study):
+    often = fm.compare(BOTH, POPULATION, **(SHORT | {"evaluations": 4}))
+    for name in study.names:
+        assert torch.equal(often.servers[name], study.servers[name])
+        assert torch.equal(often.adaptation[name], study.adaptation[name])
+
+
+def test_counters_by_hand(study):
+    # 5 clients a round, 1,761 float32 numbers each way; FedAvg takes 5 gradients, one-step MAML 1 + 1 + 2.
+    assert study.bytes["FedAvg"].tolist() == [0, 2 * 5 * 2 * 1761 * 4, 4 * 5 * 2 * 1761 * 4]
+    assert study.gradient_evaluations["FedAvg"].tolist() == [0, 2 * 5 * 5, 4 * 5 * 5]
+    assert study.gradient_evaluations["FedMAML"].tolist() == [0, 2 * 5 * 4, 4 * 5 * 4]
+
+
+def test_personal_models_and_their_predictions_agree_with_the_scores(study):
+    support, query = study.unseen.everyone()
+    for seed, client in ((0, 0), (1, 6)):
+        p = study.predict("FedMAML", query.x[seed, client], seed, client)
+        loss = (p - query.y[seed, client]).square().mean((1, 2))
+        torch.testing.assert_close(loss, study.adaptation["FedMAML"][seed, client], rtol=1e-10, atol=1e-12)
+    assert support.x.shape == (2, 7, 10, 1)
+
+
+def test_query_labels_of_unseen_clients_change_no_personal_model(study):
+    before = study.adapted("FedAvg", 1, 2)
+    study.unseen.query.y.add_(1.0)
+    assert torch.equal(before, study.adapted("FedAvg", 1, 2))
+    study.unseen.query.y.sub_(1.0)
+
+
+def test_trivial_predictor_on_sines_is_the_analytic_mean():
+    many = prepare(BOTH, fm.Sines(n_unseen=4000, test=50), seeds=1)
+    loss, _ = many.objective.trivial(*many.unseen.everyone())
+    # E[A^2] E[sin^2] = (0.1^2 + 0.1 * 5 + 5^2) / 6; the phase makes sin^2 average a half over [-5, 5] within 1 %.
+    assert loss.mean().item() == pytest.approx((0.1**2 + 0.1 * 5 + 5**2) / 6, rel=0.03)
+
+
+def test_sweep_equals_separate_runs_and_labels_its_rows():
+    swept = fm.compare(
+        {"A": fm.FedAvg(local_steps=fm.sweep(1, 3), lr=fm.sweep(0.01, 0.02), adapt_lr=0.01)}, POPULATION, **SHORT
+    )
+    assert swept.adaptation["A"].shape == (2, 2, 7, 3)
+    for v, (k, lr) in enumerate(((1, 0.01), (3, 0.02))):
+        one = fm.compare([fm.FedAvg(local_steps=k, lr=lr, adapt_lr=0.01)], POPULATION, **SHORT)
+        torch.testing.assert_close(swept.adaptation["A"][v], one.adaptation["FedAvg"], rtol=1e-9, atol=1e-11)
+        assert swept.gradient_evaluations["A"][v].tolist() == one.gradient_evaluations["FedAvg"].tolist()
+        torch.testing.assert_close(
+            swept.adapted("A", 1, 3, value=v), one.adapted("FedAvg", 1, 3), rtol=1e-9, atol=1e-11
+        )
+    assert "A (local_steps=3, lr=0.02)" in swept.table()
+
+
+def test_a_diverged_run_is_named_and_the_others_go_on():
+    study = fm.compare({"A": fm.FedAvg(lr=fm.sweep(0.01, 10.0), adapt_lr=0.01)}, POPULATION, **(SHORT | {"rounds": 40}))
+    assert (study.diverged["A"][0] == -1).all()
+    assert (study.diverged["A"][1] > 0).all()
+    assert study.adaptation["A"][0].isfinite().all()
+    assert "diverged: 2 of 2 seeds" in study.table()
+
+
+def test_saved_and_loaded(study, tmp_path):
+    study.save(tmp_path / "study")
+    loaded = fm.load(tmp_path / "study")
+    assert loaded.config == study.config
+    assert loaded.table() == study.table()
+    assert torch.equal(loaded.adaptation["FedAvg"], study.adaptation["FedAvg"])
+    assert torch.equal(loaded.adapted("FedAvg", 1, 1), study.adapted("FedAvg", 1, 1))
+    json.loads((tmp_path / "study" / "config.json").read_text())
+    with pytest.raises(FileNotFoundError, match=r"study\.save"):
+        fm.load(tmp_path)
+
+
+def test_data_frame_holds_every_value(study):
+    frame = study.to_dataframe()
+    assert len(frame) == 2 * 2 * 7 * 3
+    row = frame[(frame.method == "FedMAML") & (frame.seed == 1) & (frame.client == 4) & (frame.step == 2)]
+    assert row.loss.item() == study.adaptation["FedMAML"][1, 4, 2].item()
+
+
+def test_tuning_picks_from_the_grid_by_validation_clients_alone():
+    tuned = fm.compare([fm.FedAvg()], POPULATION, tune=True, **SHORT)
+    chosen = tuned.config["algorithms"]["FedAvg"]
+    assert chosen.lr in GRID
+    assert chosen.adapt_lr in GRID
+    assert tuned.config["tune"] is False
+    other_unseen = fm.compare([fm.FedAvg()], replace(POPULATION, n_unseen=3), tune=True, **SHORT)
+    assert other_unseen.config["algorithms"]["FedAvg"] == chosen
+
+
+def test_streaming_ends_in_the_study_and_can_be_cancelled(study):
+    partial = list(fm.stream(BOTH, POPULATION, **SHORT))
+    assert [int(s.rounds[-1]) for s in partial] == [0, 2, 4]
+    assert torch.equal(partial[-1].adaptation["FedAvg"], study.adaptation["FedAvg"])
+
+    class Enough(Exception):
+        pass
+
+    def stop(t):
+        if t == 3:
+            raise Enough
+
+    with pytest.raises(Enough):
+        list(fm.stream(BOTH, POPULATION, on_round=stop, **SHORT))
+
+
+@dataclass(frozen=True)
+class Spoiled(fm.Sines):
+    how: str = "nan"
+
+    def draw(self, split, seed):
+        clients = super().draw(split, seed)
+        s = clients.support
+        if self.how == "nan":
+            s.x[0, 0, 0] = float("nan")
+            return clients
+        if self.how == "empty":
+            return replace(clients, support=Examples(s.x, s.y, torch.zeros_like(s.weight)))
+        return replace(clients, support=Examples(s.x.repeat(1, 1, 1, 2), s.y, s.weight))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rounds": 0}, "rounds = 0"),
+        ({"steps": 0}, "steps = 0"),
+        ({"steps": 1.5}, "steps = 1.5"),
+        ({"clients_per_round": 31}, "more than the 30 clients"),
+        ({"weights": "sizes"}, "weights = 'sizes'"),
+        ({"dtype": torch.float16}, "dtype"),
+        ({"seeds": "3"}, "seeds = '3'"),
+        ({"seeds": []}, "seeds = "),
+        ({"seeds": [1, 1]}, "seeds = "),
+        ({"seeds": [0.5]}, "seeds = "),
+        ({"algorithms": []}, "no algorithm"),
+        ({"algorithms": [fm.FedMAML(), fm.FedMAML()]}, "same class"),
+        ({"algorithms": [fm.FedAvg]}, "not an algorithm"),
+        ({"clients": fm.Sines}, "not a population"),
+        ({"epochs": 3}, "unknown arguments"),
+        ({"model": fm.MLP((2, 4, 1))}, "does not fit"),
+        ({"clients": Spoiled(n_clients=30, how="nan")}, "NaN"),
+        ({"clients": Spoiled(n_clients=30, how="empty")}, "no example"),
+        ({"clients": Spoiled(n_clients=30, how="shape")}, "does not fit"),
+    ],
+)
+def test_one_clear_error_before_any_training(change, message):
+    arguments = {"algorithms": BOTH, "clients": POPULATION} | SHORT | change
+    with pytest.raises((ValueError, TypeError), match=message):
+        prepare(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: fm.Sines(heterogeneity=1.2), r"Sines.heterogeneity = 1.2 is outside \[0, 1\]"),
+        (lambda: fm.Sines(heterogeneity=-0.1), "outside"),
+        (lambda: fm.Sines(support=0), "Sines.support = 0"),
+        (lambda: fm.FedMAML(inner_steps=0), "FedMAML.inner_steps = 0"),
+        (lambda: fm.FedMAML(inner_steps=fm.sweep(1, 0)), "inner_steps = 0 is outside"),
+        (lambda: fm.FedAvg(lr=float("nan")), "FedAvg.lr = nan"),
+        (lambda: fm.FedAvg(lr="0.1"), "FedAvg.lr = '0.1'"),
+        (lambda: fm.FedAvg(batch_size=fm.sweep(1, 2)), "cannot be swept"),
+        (lambda: fm.sweep(), "at least one"),
+        (lambda: prepare([fm.FedAvg(lr=fm.sweep(1, 2), adapt_lr=fm.sweep(1, 2, 3))], POPULATION), "differ in length"),
+        (lambda: fm.compare([fm.FedAvg(lr=fm.sweep(0.1, 0.2))], POPULATION, tune=True, **SHORT), "one at a time"),
+    ],
+)
+def test_settings_out_of_range_say_what_is_allowed(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
