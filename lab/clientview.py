@@ -18,7 +18,7 @@ from lab import style
 from lab.marks import Marks
 
 Array = NDArray[np.float64]
-PICTURES = 10  # of each set, at most
+PICTURES, ROOM = 8, 4.5  # pictures of each set at most, and the room at their right, in pictures
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def _curve(m: Marks, view: View, k: int, title: str) -> Marks:
             x="input x",
             y="output y",
             xlim=(-5.0, 5.0),
-            ylim=(-1.25 * highest, 2.1 * highest),
+            ylim=(-1.2 * highest, 1.9 * highest),
             legend=legend,
             where="upper center",
             columns=2,
@@ -117,51 +117,39 @@ def _pictures(m: Marks, view: View, k: int, title: str) -> Marks:
     (sx, sy), (qx, qy) = view.support, view.query
     shown = [_spread(labels, PICTURES) for labels in (sy, qy)]
     size = 10.5 * m.theme.scale
-    row = 0.42 * m.theme.scale
+    box, line_height = m.ax.get_position(original=True), 1.35 * size / 72  # inches
+    width, height = (m.ax.get_figure(root=True).get_size_inches() * (box.width, box.height)).tolist()
+    across, lines = PICTURES + ROOM, 4.4 + len(names)
+    picture = max(min(width / across, (height - lines * line_height) / 2.1), 0.1)  # inches
+    row = line_height / picture
     second = 1 + 2.2 * row  # where the query pictures begin
     bottom = second + 1 + row * (len(names) + 1.2)
+    left = {"fontsize": size, "va": "center"}
+    middle = left | {"ha": "center"}
     with m:
-        m.text("s", 0, -0.12, "adapts on", fontsize=size, color=m.theme.middle, va="bottom")
-        m.text("q", 0, second - 0.12, "is asked", fontsize=size, color=m.theme.middle, va="bottom")
-        for part, pictures, labels, rows, top in (("s", sx, sy, shown[0], 0.0), ("q", qx, qy, shown[1], second)):
+        for part, words, pictures, labels, rows, top in (
+            ("s", "adapts on", sx, sy, shown[0], 0.0),
+            ("q", "is asked", qx, qy, shown[1], second),
+        ):
+            m.text(part, 0, top - row / 2, words, color=m.theme.middle, **left)
             for column, i in enumerate(rows):
                 _tile(m, (part, "picture", column), pictures[i], column, top)
-                m.text(
-                    (part, column),
-                    column + 0.46,
-                    top + 1 + row / 2,
-                    str(labels[i]),
-                    ha="center",
-                    va="center",
-                    fontsize=size,
-                )
+                m.text((part, column), column + 0.46, top + 1 + row / 2, str(labels[i]), **middle)
+        m.text("truth", PICTURES + 0.1, second + 1 + row / 2, "true label", **left)
         for line, name in enumerate(names):
-            guesses = view.predictions[name][k].argmax(-1)
-            color, at = looks[name].color(m.theme), second + 1 + row * (line + 1.6)
+            guesses, color = view.predictions[name][k].argmax(-1), looks[name].color(m.theme)
+            at = second + 1 + row * (line + 1.6)
             for column, i in enumerate(shown[1]):
                 right = guesses[i] == qy[i]
-                m.text(
-                    (name, column), column + 0.46, at, f"{guesses[i]}" if right else f"{guesses[i]}✗",
-                    ha="center", va="center", fontsize=size, color=color, alpha=1.0 if right else 0.75,
-                    weight="bold" if right else "normal",
-                )  # fmt: skip
-            share = float((guesses == qy).mean())
-            m.text(
-                name,
-                PICTURES + 0.1,
-                at,
-                f"{name} {100 * share:.0f} %",
-                va="center",
-                fontsize=size,
-                color=color,
-                weight="bold",
-            )
-        m.text("truth", PICTURES + 0.1, second + 1 + row / 2, "true label", va="center", fontsize=size)
-        m.ax.set_axis_off()
+                says, weight = (f"{guesses[i]}", "bold") if right else (f"{guesses[i]}✗", "normal")
+                m.text((name, column), column + 0.46, at, says, color=color, weight=weight, **middle)
+            share = f"{name} {100 * (guesses == qy).mean():.0f} %"
+            m.text(name, PICTURES + 0.1, at, share, color=color, weight="bold", **left)
         m.frame(
             title=title or f"An unseen client {steps_in_words(k)}",
-            xlim=(-0.1, PICTURES + 3.4 * m.theme.scale),
-            ylim=(bottom, -0.6),
+            xlim=(0.0, float(across)),
+            ylim=(bottom, -row),
+            bare=True,
         )
     return m
 

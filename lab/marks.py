@@ -53,8 +53,9 @@ class Marks:
 
     @property
     def artists(self) -> list[Artist]:
-        """The artists on show, in drawing order."""
-        shown = (a for a in self._made.values() if a.get_visible())
+        """The artists on show, in drawing order, the legend among them: lines pass behind it."""
+        legend = self.ax.get_legend()
+        shown = [a for a in self._made.values() if a.get_visible()] + ([legend] if legend else [])
         return sorted(shown, key=lambda a: a.get_zorder())
 
     def __getitem__(self, key: Hashable) -> Any:
@@ -70,7 +71,7 @@ class Marks:
 
     def line(self, key: Hashable, x: ArrayLike, y: ArrayLike, **look: Any) -> Line2D:
         line = self._keep(key, lambda: self.ax.add_line(Line2D([], [])))
-        line.set(xdata=numbers(x), ydata=numbers(y), **look)
+        line.set(xdata=np.asarray(x, dtype=np.float64), ydata=numbers(y), **look)
         return line
 
     def points(self, key: Hashable, x: ArrayLike, y: ArrayLike, **look: Any) -> Line2D:
@@ -80,7 +81,8 @@ class Marks:
         band = self._keep(key, lambda: FillBetweenPolyCollection("x", *(np.zeros((3, 1))), linewidth=0, zorder=1))
         if band.axes is None:
             self.ax.add_collection(band, autolim=False)
-        band.set_data(*(np.ma.masked_invalid(numbers(t)) for t in (x, low, high)))
+        edges = (np.ma.masked_invalid(numbers(t)) for t in (low, high))
+        band.set_data(np.asarray(x, dtype=np.float64), *edges)
         band.set(color=color, alpha=0.22)
 
     def text(self, key: Hashable, x: float, y: float, says: str, *, inside: bool = False, **look: Any) -> Text:
@@ -119,12 +121,23 @@ class Marks:
         legend: Sequence[tuple[str, dict[str, Any]]] = (),
         where: str = "upper right",
         columns: int = 1,
+        ticks: tuple[Sequence[float], Sequence[float]] | None = None,
+        bare: bool = False,
     ) -> None:
-        """Labels, limits and legend (text, keyword arguments of a line); only touched where they changed."""
-        now = (title, x, y, xlim, ylim, where, tuple((label, str(look)) for label, look in legend))
+        """Labels, limits and legend (text, keyword arguments of a line); only touched where they changed.
+
+        ``ticks``: the words at 0, 1, ... on both axes in place of numbers; ``bare``: pictures, no axes, equal scales.
+        """
+        now = (title, x, y, xlim, ylim, where, columns, tuple((t, str(look)) for t, look in legend), str(ticks), bare)
         if now == self.framed:
             return
         self.framed = now
+        if ticks is not None:
+            self.ax.set_xticks(range(len(ticks[0])), [f"{v:g}" for v in ticks[0]])
+            self.ax.set_yticks(range(len(ticks[1])), [f"{v:g}" for v in ticks[1]])
+            self.ax.grid(False)
+        (self.ax.set_axis_off if bare else self.ax.set_axis_on)()
+        self.ax.set_aspect("equal" if bare else "auto", anchor="NW")
         self.ax.set(xlabel=x, ylabel=y, xlim=xlim, ylim=ylim)
         self.ax.set_title(title, loc="left", color=self.theme.ink, fontsize=12.5 * self.theme.scale)
         if self.ax.get_legend() is not None:

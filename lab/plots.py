@@ -63,7 +63,7 @@ def learning(
             m.line(name, along[name], mean, zorder=3, **looks[name].marked(m.theme))
         _diverged(m, study)
         m.frame(
-            title=title or f"Learning: unseen clients {steps_in_words(k)}",
+            title=title or f"Learning, {steps_in_words(k)}",
             x=AXES[x],
             y=_axis(quantity),
             xlim=(0.0, end / share_done if end else 1.0),
@@ -95,7 +95,7 @@ def adaptation(
             m.line(name, steps, curve.mean(0), zorder=3, **looks[name].marked(m.theme))
         for name, level in base.items():
             m.line(("base", name), [0, study.steps], [level] * 2, color=m.theme.middle, linewidth=1.2 * m.theme.scale)
-            words = {"trivial": "predicting without learning"}.get(name, name)
+            words = {"trivial": "trivial predictor"}.get(name, name)
             m.text(
                 ("base text", name), 0.02 * study.steps, level + 0.012 * limits[1], words, color=m.theme.middle,
                 fontsize=9.5 * m.theme.scale, va="bottom", clip_on=True,
@@ -198,7 +198,7 @@ def map(
     rgb = cmap(np.clip(0.5 + values / 200, 0, 1))[..., :3]
     rgb[~np.isfinite(values)] = to_rgb(m.theme.faint)
     with m:
-        m.image("cells", rgb, (-0.5, len(h) - 0.5, -0.5, len(steps) - 0.5), origin="lower")
+        m.image("cells", rgb[::-1], (-0.5, len(h) - 0.5, -0.5, len(steps) - 0.5))
         for row in range(len(steps)):
             for column in range(len(h)):
                 value = values[row, column]
@@ -211,18 +211,14 @@ def map(
             size = 26 * m.theme.scale
             m.points("here", [at[0]], [at[1]], marker="s", markersize=size, markerfacecolor="none",
                      markeredgecolor=m.theme.ink, markeredgewidth=2.5 * m.theme.scale, zorder=4)  # fmt: skip
-        fresh = m.framed == ()
         m.frame(
             title=title or f"The map: {names[1]} against {names[0]} fine-tuned",
             x="heterogeneity",
             y="inner steps",
             xlim=(-0.5, len(h) - 0.5),
             ylim=(-0.5, len(steps) - 0.5),
+            ticks=(h.tolist(), steps.tolist()),
         )
-        if fresh:
-            m.ax.grid(False)
-            m.ax.set_xticks(range(len(h)), [f"{v:g}" for v in h])
-            m.ax.set_yticks(range(len(steps)), [f"{v:g}" for v in steps])
     return m
 
 

@@ -127,7 +127,7 @@ def margins(picture: Figure) -> None:
     """Room for labels in inches by the text's size, so that nothing is cut off and nothing moves while running."""
     scale, (width, height) = theme_of(picture).scale, picture.get_size_inches()
     grid = picture.axes[0].get_gridspec()
-    left, right, bottom, top, between = (t * scale for t in (0.75, 0.12, 0.62, 0.42, 0.85))
+    left, right, bottom, top, between = (t * scale for t in (0.75, 0.25, 0.62, 0.42, 1.0))
     cell = (width - left - right - between * (grid.ncols - 1)) / grid.ncols
     floor = (height - bottom - top - (bottom + top) * (grid.nrows - 1)) / grid.nrows
     picture.subplots_adjust(
