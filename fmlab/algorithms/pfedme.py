@@ -60,10 +60,11 @@ class PFedMe(Algorithm):
         return self.beta * (w - v), theta
 
     def adapt(self, f: Objective, w: Tensor, support: Examples, steps: int) -> Iterator[Tensor]:
+        rate: Any = self.adapt_lr
         theta = w
         yield theta
         for _ in range(steps):
-            theta = theta - self.adapt_lr * (grad(f, theta, support) + self.lam * (theta - w))
+            theta = theta - rate * (grad(f, theta, support) + self.lam * (theta - w))
             yield theta
 
     def evaluations(self) -> Any:
