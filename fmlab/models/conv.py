@@ -22,6 +22,15 @@ from fmlab.models.lift import Lifted, lift
 NORMS = ("instance", "group", "none")
 
 
+class Head(nn.Linear):
+    """A linear layer that starts at zero: no label is preferred before the first step, and after one step from there
+    a class's score is the likeness to its support examples."""
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+
 class Conv4(nn.Module):
     """x (n, size, size) or (n, size, size, channels)... -> logits (n, outputs)."""
 
@@ -39,7 +48,7 @@ class Conv4(nn.Module):
             side, into = side // 2 if pool else (side + 1) // 2, width
         self.channels, self.size = channels, size
         self.features = nn.Sequential(*blocks)
-        self.classifier = nn.Linear(width * side * side, outputs)
+        self.classifier = Head(width * side * side, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         h: Tensor = self.features(x.reshape(-1, self.channels, self.size, self.size))
