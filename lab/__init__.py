@@ -7,9 +7,13 @@ Names load on first use, so that `import lab` stays quick and works in a broken 
 import importlib
 from typing import Any
 
-_HOME = {"doctor": "lab.checkup"}
+_HOME = {
+    "check": "lab.teaching",
+    "doctor": "lab.checkup",
+    "predict": "lab.teaching",
+}
 
-__all__ = ["doctor"]
+__all__ = ["check", "doctor", "predict"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,115 @@
+"""The lessons' teaching parts: `predict` asks for a guess before the result is seen, `check` checks an exercise.
+
+A guess that is written down first makes the result that follows memorable; nothing is graded and nothing leaves the
+kernel. `check` never says the answer: it says what kind of thing to hand in, and one hint.
+"""
+
+from __future__ import annotations
+
+import difflib
+import html
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import ipywidgets as widgets
+
+from lab import exercises
+
+_kept: dict[tuple[str, ...], str] = {}  # guesses of this kernel, so that a cell run again still shows its own
+
+
+class Prediction(widgets.VBox):
+    """A question, its choices, and a button that commits to one. ``guess`` is the committed choice, or None."""
+
+    def __init__(self, question: str, choices: Sequence[str], then: Any = None) -> None:
+        choices = [str(c) for c in choices]
+        if len(choices) < 2 or len(set(choices)) < len(choices):
+            raise ValueError(f"choices = {choices!r} needs two or more that differ")
+        self.question, self.choices = question, choices
+        self._key = (question, *choices)
+        full = widgets.Layout(width="max-content", max_width="100%")
+        # Native radio buttons: Tab reaches them, the arrow keys choose, the space bar presses the button.
+        self.radio = widgets.RadioButtons(options=choices, value=None, layout=full)
+        self.radio.tooltip = question
+        self.button = widgets.Button(
+            description="Commit to this guess",
+            tooltip="Choose an answer first; after this it stays as it is",
+            disabled=True,
+            layout=widgets.Layout(width="14em"),
+        )
+        self.said = widgets.HTML()
+        self._then = then
+        asked = widgets.HTML(f"<p style='font-weight:600;line-height:1.4;margin:0'>{html.escape(question)}</p>")
+        super().__init__([asked, self.radio, self.button, self.said])
+        self.add_class("fmlab-predict")
+        self.radio.observe(self._chosen, "value")
+        self.button.on_click(self.commit)
+        if self.guess is not None:
+            self.radio.value = self.guess
+            self._shut()
+
+    @property
+    def guess(self) -> str | None:
+        return _kept.get(self._key)
+
+    def commit(self, _: Any = None) -> None:
+        """Keep the chosen answer for good, and show what was held back."""
+        if self.guess is None and self.radio.value is not None:
+            _kept[self._key] = self.radio.value
+            self._shut()
+
+    def _chosen(self, _: Any) -> None:
+        self.button.disabled = self.guess is not None or self.radio.value is None
+
+    def _shut(self) -> None:
+        self.radio.disabled = self.button.disabled = True
+        self.said.value = f"<p role='status'>Your guess: <b>{html.escape(str(self.guess))}</b>. Now see.</p>"
+        if self._then is not None:
+            self.children = (*self.children[:4], self._then)
+
+    def __repr__(self) -> str:
+        return "\n".join([self.question, *(f"  ( ) {c}" for c in self.choices)])
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+        # Without a kernel the text is what a reader sees; ipywidgets would cut it short.
+        data: dict[str, Any] = super()._repr_mimebundle_(**kwargs)
+        return data | {"text/plain": repr(self)}
+
+
+def predict(question: str, choices: Sequence[str], then: Any = None) -> Prediction:
+    """A question to commit to before reading on. ``then``: a widget (a panel) that appears once the guess is made.
+
+    The guess stays while the kernel runs, also when the cell is run again; ``prediction.guess`` is its text.
+    Raises ValueError for fewer than two choices, or two that are alike.
+    """
+    return Prediction(question, choices, then)
+
+
+def names() -> list[str]:
+    """The exercises that can be checked."""
+    found = inspect.getmembers(exercises, inspect.isfunction)
+    return [n for n, f in found if f.__module__ == exercises.__name__ and not n.startswith("_")]
+
+
+def check(name: str, answer: Any) -> None:
+    """Print whether ``answer`` solves the exercise; if not, a hint. Raises ValueError for an unknown name."""
+    print(verdict(name, answer)[1])
+
+
+def verdict(name: str, answer: Any) -> tuple[bool, str]:
+    """(solved, what `check` prints). The tests of the solutions call this."""
+    if name not in names():
+        near = [f"; did you mean {n!r}?" for n in difflib.get_close_matches(name, names(), 1)]
+        raise ValueError(f"there is no exercise {name!r}{''.join(near)} (there are: {', '.join(names())})")
+    exercise: Callable[[Any], Iterator[tuple[Any, str]]] = getattr(exercises, name)
+    wanted = (inspect.getdoc(exercise) or "").partition("\n\n")[0].replace("\n", " ")
+    if answer is None:
+        return False, f"{name}: not answered yet. Wanted: {wanted} Put it in place of None and run the cell again."
+    try:
+        for passed, hint in exercise(answer):
+            if not bool(passed):
+                return False, f"{name}: not yet. {hint}"
+    except Exception as error:  # whatever an answer of the wrong kind, or the reader's own function, sets off
+        return False, f"{name}: this answer could not be checked ({type(error).__name__}: {error}). Wanted: {wanted}"
+    return True, f"{name}: yes."
