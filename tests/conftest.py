@@ -1,0 +1,68 @@
+"""What the tests of the core share: random federated problems, and whole runs without an evaluation."""
+
+from dataclasses import fields, replace
+from itertools import islice
+
+import pytest
+import torch
+
+from fmlab.data import Batch, examples
+from fmlab.engine import rounds
+from fmlab.losses import CrossEntropy, SquaredError
+from fmlab.models import MLP
+from fmlab.objective import Empirical
+from fmlab.setup import prepare
+
+
+def _problem(sizes=(2, 5, 3), *, runs=2, clients=3, support=4, query=6, classes=False, ragged=False, seed=0):
+    """An objective, a different model for every client (R, C, P), and a batch; float64.
+
+    ``ragged``: client i has i examples fewer; the rest of its rows is padding.
+    """
+    g = torch.Generator().manual_seed(seed)
+
+    def draw(n):
+        x = torch.randn(runs, clients, n, sizes[0], generator=g, dtype=torch.float64)
+        if classes:
+            y = torch.randint(sizes[-1], (runs, clients, n), generator=g)
+        else:
+            y = torch.randn(runs, clients, n, sizes[-1], generator=g, dtype=torch.float64)
+        real = torch.arange(n) < (n - torch.arange(clients)[:, None] * ragged).clamp(min=1)
+        return examples(x, y, real.expand(runs, clients, n))
+
+    model = MLP(tuple(sizes))
+    w = torch.stack([model.init(g) for _ in range(runs * clients)]).view(runs, clients, -1)
+    batch = Batch(draw(support), draw(query), seeds=tuple(range(runs)))
+    return Empirical(model, CrossEntropy() if classes else SquaredError()), w, batch
+
+
+def _filled(algorithm, value=0.005):
+    """The algorithm with every step size that is None set to ``value``."""
+    hypers = {f.name: f.metadata.get("hyper") for f in fields(algorithm)}
+    empty = [n for n, h in hypers.items() if h and h.optional and h.log and getattr(algorithm, n) is None]
+    return replace(algorithm, **dict.fromkeys(empty, value))
+
+
+def _train(algorithm, population, last=3, *, seeds=(0,), per_round=None, weights="uniform", dtype=torch.float64):
+    """(the state after ``last`` rounds, the setup)."""
+    setup = prepare([algorithm], population, seeds=seeds, clients_per_round=1, dtype=dtype)
+    run = rounds(
+        algorithm, setup.objective, setup.training, setup.start,
+        seeds=setup.config["seeds"], per_round=per_round or population.n_clients, weights=weights,
+    )  # fmt: skip
+    return next(islice(run, last, None)), setup
+
+
+@pytest.fixture(scope="session")
+def problem():
+    return _problem
+
+
+@pytest.fixture(scope="session")
+def filled():
+    return _filled
+
+
+@pytest.fixture(scope="session")
+def train():
+    return _train

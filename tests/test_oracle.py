@@ -1,0 +1,227 @@
+"""Every algorithm against its slow, readable version: loops over clients, each an ``nn.Module`` of its own.
+
+Nothing of fmlab computes here but the data and the minibatch draws: forward passes, gradients, steps and means are
+plain PyTorch.
+"""
+
+import copy
+import itertools
+
+import pytest
+import torch
+from torch import nn
+from torch.func import functional_call
+from torch.testing import assert_close
+
+import fmlab as fm
+from fmlab.gradients import descend
+
+
+def module(sizes, flat):
+    """The network whose parameters are one row of w: a layer's weights (inputs, outputs), then its bias."""
+    layers, at = [], 0
+    for d, o in itertools.pairwise(sizes):
+        linear = nn.Linear(d, o, dtype=flat.dtype)
+        block = flat[at : at + (d + 1) * o].view(d + 1, o)
+        at += (d + 1) * o
+        linear.weight.data, linear.bias.data = block[:-1].T.clone(), block[-1].clone()
+        layers += [linear, nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def flat(net, values=None):
+    """The network's parameters (or other tensors of their shapes) as one row of w."""
+    values = dict(net.named_parameters()) if values is None else values
+    rows = []
+    for name, v in values.items():
+        rows.append((v.T if name.endswith("weight") else v).flatten())
+    return torch.cat(rows).detach()
+
+
+def loss_of(net, data, classes, values=None):
+    x, y, weight = data
+    real = weight > 0
+    p = net(x[real]) if values is None else functional_call(net, values, (x[real],))
+    return nn.functional.cross_entropy(p, y[real]) if classes else nn.functional.mse_loss(p, y[real])
+
+
+def slopes(net, data, classes):
+    return torch.autograd.grad(loss_of(net, data, classes), list(net.parameters()))
+
+
+@torch.no_grad()
+def move(net, directions, size):
+    for p, d in zip(net.parameters(), directions, strict=True):
+        p -= size * d
+
+
+def fedavg(a, net, batch, classes, mu=0.0):
+    start = copy.deepcopy(net)
+    for k in range(a.local_steps):
+        g = slopes(net, batch(k, a.batch_size), classes)
+        pull = [mu * (p - q) for p, q in zip(net.parameters(), start.parameters(), strict=True)]
+        move(net, [x + y for x, y in zip(g, pull, strict=True)], a.lr)
+    return flat(start) - flat(net), None
+
+
+def fedprox(a, net, batch, classes):
+    return fedavg(a, net, batch, classes, a.mu)
+
+
+def fedreptile(a, net, batch, classes):
+    return a.epsilon * fedavg(a, net, batch, classes)[0], None
+
+
+def localonly(a, net, batch, classes):
+    for k in range(a.local_steps):
+        move(net, slopes(net, batch(k, a.batch_size), classes), a.adapt_lr)
+    return None, flat(net)
+
+
+def fedmaml(a, net, batch, classes):
+    values = dict(net.named_parameters())
+    for _ in range(a.inner_steps):
+        inner = loss_of(net, batch.support, classes, values)
+        g = torch.autograd.grad(inner, list(values.values()), create_graph=not a.first_order)
+        values = {n: v - a.inner_lr * d for (n, v), d in zip(values.items(), g, strict=True)}
+    g = torch.autograd.grad(loss_of(net, batch.query, classes, values), list(net.parameters()))
+    return flat(net, dict(zip(values, g, strict=True))), None
+
+
+def fedmetasgd(a, net, batch, classes):
+    start = dict(net.named_parameters())
+    rates = {n: torch.full_like(v, a.inner_lr, requires_grad=True) for n, v in start.items()}
+    values = start
+    for _ in range(a.inner_steps):
+        inner = loss_of(net, batch.support, classes, values)
+        g = torch.autograd.grad(inner, list(values.values()), create_graph=True)
+        values = {n: v - rates[n] * d for (n, v), d in zip(values.items(), g, strict=True)}
+    outer = loss_of(net, batch.query, classes, values)
+    g = torch.autograd.grad(outer, [*start.values(), *rates.values()])
+    dw, da = dict(zip(start, g, strict=False)), dict(zip(rates, g[len(start) :], strict=True))
+    return torch.cat([flat(net, dw), flat(net, da)]), None
+
+
+def perfedavg(a, net, batch, classes):
+    start = flat(net)
+    for k in range(a.local_steps):
+        u = copy.deepcopy(net)
+        move(u, slopes(u, batch(3 * k, a.batch_size, 0.5), classes), a.inner_lr)
+        g = slopes(u, batch(3 * k + 1, a.batch_size, 0.5), classes)
+        if a.variant == "HF":  # here the exact product that the difference of gradients stands for
+            at_v = torch.autograd.grad(
+                loss_of(net, batch(3 * k + 2, a.batch_size, 0.5), classes), list(net.parameters()), create_graph=True
+            )
+            d = torch.autograd.grad(at_v, list(net.parameters()), g, allow_unused=True)
+            g = [x - a.inner_lr * (0 if y is None else y) for x, y in zip(g, d, strict=True)]
+        move(net, g, a.lr)
+    return start - flat(net), None
+
+
+def pfedme(a, net, batch, classes):
+    start, local = flat(net), copy.deepcopy(net)
+    for r in range(a.local_rounds):
+        for _ in range(a.inner_steps):
+            g = slopes(net, batch(r, a.batch_size), classes)
+            pull = [p - q for p, q in zip(net.parameters(), local.parameters(), strict=True)]
+            move(net, [x + a.lam * y for x, y in zip(g, pull, strict=True)], a.inner_lr)
+        away = [p - q for p, q in zip(local.parameters(), net.parameters(), strict=True)]
+        move(local, away, a.lr * a.lam)
+    return a.beta * (start - flat(local)), flat(net)
+
+
+class One:
+    """Client (r, c)'s part of a batch; called, a minibatch."""
+
+    def __init__(self, batch, r, c):
+        self.batch, self.r, self.c = batch, r, c
+        self.support, self.query = (e.map(lambda t: t[r, c]) for e in (batch.support, batch.query))
+
+    def __call__(self, step, size, share=1.0):
+        return self.batch.minibatch(step, size, share).map(lambda t: t[self.r, self.c])
+
+
+CASES = [
+    (fm.LocalOnly(local_steps=3, adapt_lr=0.1), localonly),
+    (fm.FedAvg(local_steps=3, lr=0.1), fedavg),
+    (fm.FedAvg(local_steps=3, lr=0.1, batch_size=4), fedavg),
+    (fm.FedProx(mu=2.0, local_steps=3, lr=0.1), fedprox),
+    (fm.FedReptile(epsilon=0.3, local_steps=3, lr=0.1), fedreptile),
+    (fm.FedMAML(inner_steps=1, inner_lr=0.1), fedmaml),
+    (fm.FedMAML(inner_steps=4, inner_lr=0.1), fedmaml),
+    (fm.FedMAML(inner_steps=4, inner_lr=0.1, first_order=True), fedmaml),
+    (fm.FedMetaSGD(inner_lr=0.1), fedmetasgd),
+    (fm.FedMetaSGD(inner_steps=3, inner_lr=0.1), fedmetasgd),
+    (fm.PerFedAvg(local_steps=3, inner_lr=0.05, lr=0.1), perfedavg),
+    (fm.PerFedAvg(local_steps=3, inner_lr=0.05, lr=0.1, batch_size=4), perfedavg),
+    (fm.PerFedAvg(variant="HF", local_steps=3, inner_lr=0.05, lr=0.1), perfedavg),
+    (fm.PFedMe(lam=2.0, beta=1.5, local_rounds=3, inner_steps=2, inner_lr=0.1, lr=0.05), pfedme),
+    (fm.PFedMe(lam=2.0, local_rounds=3, inner_steps=2, inner_lr=0.1, lr=0.05, batch_size=4), pfedme),
+]
+
+
+def test_every_algorithm_has_an_oracle():
+    assert {type(a) for a, _ in CASES} >= {
+        fm.LocalOnly, fm.FedAvg, fm.FedProx, fm.FedReptile, fm.FedMAML, fm.FedMetaSGD, fm.PerFedAvg, fm.PFedMe
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("classes", [False, True], ids=["numbers", "classes"])
+@pytest.mark.parametrize(("algorithm", "slow"), CASES, ids=lambda c: repr(c) if not callable(c) else "")
+def test_one_round_on_every_client_is_the_plain_loop(problem, algorithm, slow, classes):
+    sizes = (3, 6, 5, 4)
+    f, w, batch = problem(sizes, classes=classes, ragged=True)
+    start, kept = algorithm.init(w[:1, :1], 3)
+    server = w if start.shape == w[:1, :1].shape else torch.cat([w, torch.full_like(w, algorithm.inner_lr)], -1)
+    sent, kept = algorithm.local(f, server, None if kept is None else w, batch)
+    # HF's difference of gradients is right to about eps^(2/3)
+    tolerance = 1e-8 if getattr(algorithm, "variant", "") == "HF" else 1e-10
+    for r in range(2):
+        for c in range(3):
+            theirs = slow(algorithm, module(sizes, w[r, c]), One(batch, r, c), classes)
+            for ours, loop in zip((sent, kept), theirs, strict=True):
+                assert (ours is None) is (loop is None)
+                if loop is not None:
+                    assert_close(ours[r, c], loop, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("algorithm", [fm.FedAvg(local_steps=2, lr=0.02), fm.FedMAML(inner_lr=0.02)], ids=repr)
+def test_a_whole_run_is_the_plain_loop(train, algorithm):
+    """Four rounds with torch's own server optimiser, all clients in every round."""
+    population = fm.Sines(n_clients=5, n_validation=2, n_unseen=2)
+    state, setup = train(algorithm, population, 4)
+    server = module((1, 40, 40, 1), setup.start[0])
+    adam = torch.optim.Adam(server.parameters(), lr=5e-3)
+    maml = isinstance(algorithm, fm.FedMAML)
+    optimiser = adam if maml else torch.optim.SGD(server.parameters(), lr=1.0)
+    slow = fedmaml if maml else fedavg
+    batch = fm.data.Batch(*setup.training.everyone())
+    for _ in range(4):
+        sent = [slow(algorithm, copy.deepcopy(server), One(batch, 0, c), False)[0] for c in range(5)]
+        for p, g in zip(server.parameters(), pieces(server, sum(sent) / 5), strict=True):
+            p.grad = g
+        optimiser.step()
+    assert_close(state.server[0, 0], flat(server), rtol=1e-9, atol=1e-9)
+
+
+def pieces(net, row):
+    """A row of w cut into tensors of the parameters' shapes."""
+    at = 0
+    for p in net.parameters():
+        part = row[at : at + p.numel()]
+        at += p.numel()
+        yield part.view(p.T.shape).T.clone() if p.ndim == 2 else part.clone()
+
+
+@pytest.mark.parametrize("runs", [1, 3])
+def test_fine_tuning_is_the_plain_loop(problem, runs):
+    f, w, batch = problem((2, 4, 1), runs=runs)
+    ours = descend(f, w, batch.support, 0.1, 3)
+    for r in range(runs):
+        net = module((2, 4, 1), w[r, 1])
+        sgd = torch.optim.SGD(net.parameters(), lr=0.1)
+        for _ in range(3):
+            sgd.zero_grad()
+            loss_of(net, One(batch, r, 1).support, False).backward()
+            sgd.step()
+        assert_close(ours[r, 1], flat(net))
