@@ -1,7 +1,8 @@
 """How everything looks: a colour, a line style and a marker a method, the same in every plot, panel and lesson.
 
-The colours are Okabe and Ito's, made darker on light paper and lighter on dark paper where their contrast fell below
-3:1; no two methods share a line style, so that a plot also reads in grey. `figure(...)` makes a Figure without pyplot
+The two methods that are compared most have Okabe and Ito's vermilion and blue; the others were moved in hue and
+lightness until every two stay apart under each kind of colour blindness, with a contrast of at least 3:1 to the paper
+(tests/test_plots.py computes both). No two share dashes or a marker, so a plot also reads in grey. `figure(...)` makes a Figure without pyplot
 that shows as a PNG; `dress(ax)` gives any axes, also pyplot's, the same look.
 """
 
@@ -59,14 +60,14 @@ class Look:
 
 
 LOOKS = {
-    "FedMAML": Look("#d55e00", "#e8700f", (), "o"),
+    "FedMAML": Look("#d55e00", "#f07d1a", (), "o"),
     "FedAvg": Look("#0072b2", "#3d9bd6", (5, 1.6), "s"),
-    "PerFedAvg": Look("#b87e00", "#e69f00", (6, 1.5, 1, 1.5), "D"),
-    "FedReptile": Look("#00845f", "#009e73", (2.5, 1.2), "^"),
-    "FedMetaSGD": Look("#b8518d", "#dd93bb", (9, 2), "P"),
-    "FedProx": Look("#2f8fc9", "#8fd0f5", (1, 1), "v"),
-    "PFedMe": Look("#7a6a00", "#f0e442", (3, 1, 1, 1, 1, 1), "X"),
-    "LocalOnly": Look("#6b6b6b", "#a8a8a8", (1, 2.2), "d"),
+    "PerFedAvg": Look("#b38c35", "#ffc83d", (6, 1.5, 1, 1.5), "D"),
+    "FedReptile": Look("#006b45", "#00b083", (2.5, 1.2), "^"),
+    "FedMetaSGD": Look("#8f2f6b", "#e07ab8", (9, 2), "P"),
+    "FedProx": Look("#0096f5", "#a9dcff", (1, 1), "v"),
+    "PFedMe": Look("#4a3500", "#d8d06a", (3, 1, 1, 1, 1, 1), "X"),
+    "LocalOnly": Look("#7a7a7a", "#777777", (1, 2.2), "d"),
 }
 
 
