@@ -59,5 +59,14 @@ class Conv4(nn.Module):
 def conv(
     outputs: int, width: int = 64, size: int = 28, channels: int = 1, norm: str = "instance", pool: bool = False
 ) -> Lifted:
-    """The network over stacked parameters, for images (R, C, n, size, size) or (R, C, n, channels, size, size)."""
+    """The network over stacked parameters, for images (R, C, n, size, size) or (R, C, n, channels, size, size).
+
+    outputs, width, channels >= 1; size >= 2, with max-pooling >= 16. Raises ValueError naming the argument.
+    """
+    least = {"outputs": 1, "width": 1, "size": 16 if pool else 2, "channels": 1}
+    for name, value in zip(least, (outputs, width, size, channels), strict=True):
+        if not isinstance(value, int) or value < least[name]:
+            raise ValueError(f"conv: {name} = {value!r} is not a whole number >= {least[name]}")
+    if norm not in NORMS:
+        raise ValueError(f"conv: norm = {norm!r} is not one of {NORMS}; each normalises one example by itself")
     return lift(Conv4(outputs, width, size, channels, norm, pool))

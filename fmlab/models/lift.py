@@ -38,10 +38,12 @@ class Lifted:
 
     def __call__(self, w: Tensor, x: Tensor) -> Tensor:
         """w (R, C, P), x (R, C, n, ...) -> (R, C, n, o)."""
+        constants = {k: b.to(w.device, w.dtype) if b.is_floating_point() else b for k, b in self.module.named_buffers()}
 
         def one(flat: Tensor, examples: Tensor) -> Tensor:
             parts = flat.split([s.numel() for s in self.shapes.values()])
             values = {k: v.view(s) for (k, s), v in zip(self.shapes.items(), parts, strict=True)}
+            values |= constants
             out: Tensor = functional_call(self.module, values, (examples,))
             return out
 
