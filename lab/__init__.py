@@ -10,10 +10,14 @@ from typing import Any
 _HOME = {
     "check": "lab.teaching",
     "doctor": "lab.checkup",
+    "heterogeneity": "lab.panels",
+    "inner_steps": "lab.panels",
+    "one_client": "lab.panels",
+    "playground": "lab.panels",
     "predict": "lab.teaching",
 }
 
-__all__ = ["check", "doctor", "predict"]
+__all__ = ["check", "doctor", "heterogeneity", "inner_steps", "one_client", "playground", "predict"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,152 @@
+"""Controls made from declarations: full-word label, tooltip, a slider, a number box, and words where a number is wrong.
+
+The root of a control carries the CSS class ``fmlab-<field>``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import ipywidgets as widgets
+
+from fmlab.declare import Hyper
+from lab.style import Look
+
+WORDS = {"clients_per_round": "clients a round", "inner_lr": "inner step size", "k": "steps shown"}
+Changed = Callable[[str, Any], None]
+
+
+def words(field: str) -> str:
+    return WORDS.get(field, field.replace("_", " "))
+
+
+class Control:
+    """One number. ``value`` is the last valid one; ``root`` is what is shown."""
+
+    def __init__(self, field: str, h: Hyper, value: Any, low: float, high: float, changed: Changed) -> None:
+        self.field, self.hyper, self.low, self.high, self._changed = field, h, low, high, changed
+        self.value = value
+        self._quiet = False
+        tooltip = f"{words(field)} ({h.symbol}): {h.text}; from {low:g} to {high:g}"
+        common = {"description": words(field), "tooltip": tooltip, "readout": False, "continuous_update": True}
+        layout = widgets.Layout(width="auto", flex="1 1 auto", min_width="150px")
+        style = {"description_width": "112px"}
+        shown = low if value is None else value
+        if h.whole:
+            self.slider: Any = widgets.IntSlider(shown, int(low), int(high), 1, layout=layout, style=style, **common)
+            self.box: Any = widgets.IntText(shown, tooltip=tooltip, continuous_update=False)
+        elif h.log:
+            ends = {"min": math.log10(low), "max": math.log10(high), "step": 0.05}
+            self.slider = widgets.FloatLogSlider(shown, base=10, layout=layout, style=style, **ends, **common)
+            self.box = widgets.FloatText(shown, tooltip=tooltip, continuous_update=False)
+        else:
+            self.slider = widgets.FloatSlider(shown, min=low, max=high, step=0.05, layout=layout, style=style, **common)
+            self.box = widgets.FloatText(shown, tooltip=tooltip, continuous_update=False, step=0.05)
+        self.box.layout = widgets.Layout(width="76px", flex="0 0 76px")
+        self.slider.observe(self._slid, "value")
+        self.box.observe(self._typed, "value")
+        self.message = widgets.HTML(layout=widgets.Layout(display="none"))
+        self.message.add_class("fmlab-message")
+        row = [self.slider, self.box]
+        self.recorded: Any = None
+        if h.optional:
+            hint = f"{words(field)}: the value found by the recorded search on validation clients"
+            self.recorded = widgets.Checkbox(value is None, description="recorded", tooltip=hint, indent=False)
+            self.recorded.layout = widgets.Layout(width="92px", flex="0 0 92px")
+            self.recorded.observe(self._switched, "value")
+            row.append(self.recorded)
+        self.row = widgets.HBox(row, layout=widgets.Layout(width="100%", align_items="center"))
+        self.root = widgets.VBox([self.row, self.message], layout=widgets.Layout(width="100%"))
+        self.root.add_class(f"fmlab-{field}")
+        self._enable()
+
+    def check(self, value: Any) -> Any:
+        """The value as its own type. Raises ValueError, in words, for one that the control does not take."""
+        if value is None and self.hyper.optional:
+            return None
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        kind = "a whole number" if self.hyper.whole else "a number"
+        if not number or (self.hyper.whole and value != int(value)):
+            raise ValueError(f"{words(self.field)} = {value!r} is not {kind} from {self.low:g} to {self.high:g}")
+        if not self.low <= value <= self.high:
+            raise ValueError(
+                f"{words(self.field)} = {value:g} is outside {self.low:g} to {self.high:g}; "
+                f"give {kind} in that range: {self.hyper.text}"
+            )
+        return int(value) if self.hyper.whole else float(value)
+
+    def set(self, value: Any) -> None:
+        """Show a valid value without calling back."""
+        self.value = self.check(value)
+        self._quiet = True
+        try:
+            if self.recorded is not None:
+                self.recorded.value = value is None
+            if self.value is not None:
+                self.slider.value = self.value
+                self.box.value = self.value
+        finally:
+            self._quiet = False
+        self._say("")
+        self._enable()
+
+    def limits(self, h: Hyper, low: float, high: float) -> None:
+        """Another task, another declaration."""
+        self.hyper, self.low, self.high = h, low, high
+        self._quiet = True
+        try:
+            with self.slider.hold_trait_notifications():
+                self.slider.min, self.slider.max = low, high
+        finally:
+            self._quiet = False
+
+    def _slid(self, change: dict[str, Any]) -> None:
+        if not self._quiet:
+            self._accept(change["new"])
+
+    def _typed(self, change: dict[str, Any]) -> None:
+        if not self._quiet:
+            self._accept(change["new"])
+
+    def _switched(self, change: dict[str, Any]) -> None:
+        if not self._quiet:
+            self._accept(None if change["new"] else self.slider.value)
+
+    def _accept(self, value: Any) -> None:
+        try:
+            value = self.check(value)
+        except ValueError as problem:
+            self._say(str(problem))
+            return
+        if value == self.value:
+            self._say("")
+            return
+        self.set(value)
+        self._changed(self.field, value)
+
+    def _say(self, text: str) -> None:
+        if text != self.message.value:
+            self.message.value = text
+            self.message.layout.display = "block" if text else "none"
+
+    def _enable(self) -> None:
+        if self.recorded is not None:
+            self.slider.disabled = self.box.disabled = self.recorded.value
+
+
+def switch(name: str, look: Look, on: bool, tooltip: str, changed: Callable[[str, bool], None]) -> widgets.HBox:
+    """A method's switch beside a sample of its line."""
+    dashes = ",".join(f"{2.2 * d:g}" for d in look.dashes)
+    sample = widgets.HTML(
+        f'<svg class="fmlab-sample" width="34" height="14" aria-hidden="true"><line x1="1" x2="33" y1="7" y2="7" '
+        f'stroke="{look.light}" stroke-width="3" stroke-dasharray="{dashes}"/></svg>',
+        layout=widgets.Layout(width="38px", flex="0 0 38px"),
+    )
+    box = widgets.Checkbox(on, description=name, tooltip=tooltip, indent=False)
+    box.layout = widgets.Layout(width="auto", flex="1 1 auto")
+    box.observe(lambda change: changed(name, change["new"]), "value")
+    row = widgets.HBox([sample, box], layout=widgets.Layout(align_items="center", width="100%"))
+    row.add_class(f"fmlab-method-{name}")
+    return row
