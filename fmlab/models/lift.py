@@ -38,7 +38,8 @@ class Lifted:
 
     def __call__(self, w: Tensor, x: Tensor) -> Tensor:
         """w (R, C, P), x (R, C, n, ...) -> (R, C, n, o)."""
-        constants = {k: b.to(w.device, w.dtype) if b.is_floating_point() else b for k, b in self.module.named_buffers()}
+        buffers = dict(self.module.named_buffers())
+        constants = {k: b.to(w.device, w.dtype if b.is_floating_point() else b.dtype) for k, b in buffers.items()}
 
         def one(flat: Tensor, examples: Tensor) -> Tensor:
             parts = flat.split([s.numel() for s in self.shapes.values()])
