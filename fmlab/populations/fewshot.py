@@ -1,7 +1,7 @@
 """N-way K-shot classification across clients: what Digits, Glyphs and Omniglot share.
 
-A client holds ``ways`` classes under its own labels 0 .. ways - 1, drawn in a style (an orientation, a writer). At
-heterogeneity h, independently for every label j and for the style:
+A client holds ``ways`` classes under its own labels 0 .. ways - 1, drawn in a style (a writer; where ``style_by_label``
+is set, one style a label). At heterogeneity h, independently for every label j and for every style:
 
     with probability 1 - h  the common one: label j is class c_j, the same for all clients of the seed; the common style
     with probability h      the client's own: a class it draws, without repeats, from its split's pool; a style likewise
@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -56,6 +56,8 @@ class Pool(NamedTuple):
 class FewShot(Population):
     """Abstract. To add a set of images: ``bank``, ``pool`` and ``model``."""
 
+    style_by_label: ClassVar[bool] = False
+
     heterogeneity: float = hyper(
         1.0, symbol="h", low=0.0, high=1.0, text="0: the same classes and labels for all; 1: each client its own"
     )
@@ -84,7 +86,7 @@ class FewShot(Population):
         bank = self.bank()
         self._check(bank, seed)
         classes, style = self.tasks(split, seed)
-        training, others = (rows[style[:, None], classes] for rows in (bank.training, bank.others))  # (N, ways, .)
+        training, others = (rows[style, classes] for rows in (bank.training, bank.others))  # (N, ways, .)
         if split == "training":
             support, query = self._pick(training, self.query, split, split, seed)
         elif split == "participating":
@@ -96,7 +98,7 @@ class FewShot(Population):
         return Clients(support, query, sizes, bank.images)
 
     def tasks(self, split: str, seed: int) -> tuple[Tensor, Tensor]:
-        """The class behind every label (N, ways) and the style (N,) of every client."""
+        """Every client's classes, label by label, and the style they are drawn in: two (N, ways)."""
         who = "training" if split == "participating" else split
         n, ways, h = self.count(split), self.ways, self.heterogeneity
         common, mine = self.pool("training", seed), self.pool(who, seed)
@@ -105,9 +107,9 @@ class FewShot(Population):
         for j in range(ways):  # a common class that the client holds is not drawn again
             keys = torch.where(~own[:, j : j + 1] & (mine.classes == common.classes[j]), 2.0, keys)
         drawn = mine.classes[keys.argsort(1)].gather(1, (own.cumsum(1) - 1).clamp(min=0))
-        u = uniform((n, 2), 0.0, 1.0, "own style", seed, who)
-        style = mine.styles[(u[:, 1] * len(mine.styles)).long()]
-        return torch.where(own, drawn, common.classes[:ways]), torch.where(u[:, 0] < h, style, common.styles[0])
+        u = uniform((n, ways if self.style_by_label else 1, 2), 0.0, 1.0, "own style", seed, who)
+        style = torch.where(u[..., 0] < h, mine.styles[(u[..., 1] * len(mine.styles)).long()], common.styles[0])
+        return torch.where(own, drawn, common.classes[:ways]), style.expand(-1, ways)
 
     def _pick(self, rows: Tensor, query: int, who: str, examples_of: str, seed: int) -> tuple[Examples, Examples]:
         """Support and query (1, N, ways * per class), disjoint, ordered by label; rows (N, ways, examples)."""
