@@ -70,12 +70,13 @@ def stream(
     algorithms: Algorithms,
     clients: Population,
     *,
-    on_round: Callable[[int], None] | None = None,
+    on_round: Callable[[int], object] | None = None,
     **options: Any,
 ) -> Iterator[Study]:
     """As ``compare``, but yields the study so far at every evaluation, the first before training.
 
-    ``on_round(t)`` is called after every round t of all algorithms; what it raises ends the run (cancellation).
+    ``on_round(t)`` is called after every round t of all algorithms; what it raises ends the run (cancellation). Where
+    it returns true, the study is yielded at this round too, for showing: later studies do not keep that evaluation.
     """
     began = time.perf_counter()
     setup = prepare(algorithms, clients, **options)
@@ -87,11 +88,13 @@ def stream(
     last = setup.config["rounds"]
     for t in range(last + 1):
         now = {name: next(states[name]) for name in states}
-        if t in setup.evaluated:
+        asked = on_round is not None and on_round(t)
+        if asked or t in setup.evaluated:
             taken.append(t)
             yield _study(setup, now, taken, losses, hits, final=t == last, began=began)
-        if on_round is not None:
-            on_round(t)
+            if t not in setup.evaluated:
+                for series in (taken, *losses.values(), *hits.values()):
+                    del series[-1:]
 
 
 def _study(
