@@ -204,6 +204,8 @@ class Panel(widgets.VBox):
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         self._worker.wait(None if self._sync else 3.0)
+        if self._sync and "map" in self.views and self._shown is not None:
+            self._fill_map(self._shown, lambda: None)  # what is stored is complete
         bundle = super()._repr_mimebundle_(**kwargs) or {}
         return {**bundle, "text/plain": repr(self), "image/png": self._png}
 
@@ -466,7 +468,8 @@ class Panel(widgets.VBox):
         if study is not None:
             return study
         end = time.monotonic() + PATIENCE
-        for study in rough.stream(lambda t: time.monotonic() > end):
+        for now in rough.stream(lambda t: time.monotonic() > end):
+            study = now
             if time.monotonic() > end:
                 break
         assert study is not None
@@ -540,9 +543,7 @@ class Panel(widgets.VBox):
                     checkpoint()
                     return False
 
-                for study in cell.stream(between):
-                    pass
-                assert study is not None
+                *_, study = cell.stream(between)
                 _studies.put(cell, study)
             self._remember(setting, h, steps, study)
             self._redraw(("map",))
@@ -604,7 +605,8 @@ class Panel(widgets.VBox):
         fresh = self._map_of == self._map_key(setting)
         percent = np.array([[self._map.get((h, s), math.nan) if fresh else math.nan for h in MAP_H] for s in MAP_K])
         names = self._map_methods(setting)
-        plots.map(marks, MAP_H, MAP_K, percent, here=(setting.heterogeneity, setting.inner_steps), names=names)
+        title, here = f"The map: gain of {names[1]}", (setting.heterogeneity, setting.inner_steps)
+        plots.map(marks, MAP_H, MAP_K, percent, here=here, names=names, title=title)
 
     def _draw_empty(self) -> None:
         self._png = self._canvas.paint({})

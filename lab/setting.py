@@ -17,7 +17,7 @@ import fmlab as fm
 from fmlab.declare import Hyper
 
 METHODS = {cls.__name__: cls for cls in fm.ALGORITHMS}
-TASKS = {cls.__name__: cls for cls in fm.POPULATIONS if any(f.name == "heterogeneity" for f in dataclasses.fields(cls))}
+TASKS = {cls.__name__: cls for cls in fm.POPULATIONS if cls.__name__ in ("Sines", "Digits", "Glyphs", "Omniglot")}
 STEPS = ("inner_steps", "local_steps")  # what the slider "inner steps" sets in a method
 SHOTS = ("shots", "support")  # what the slider "shots" sets in a population
 
