@@ -93,8 +93,8 @@ def stream(
             taken.append(t)
             yield _study(setup, now, taken, losses, hits, final=t == last, began=began)
             if t not in setup.evaluated:
-                series: list[Any]
-                for series in (taken, *losses.values(), *hits.values()):
+                del taken[-1]
+                for series in (*losses.values(), *hits.values()):
                     del series[-1:]
 
 

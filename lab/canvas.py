@@ -14,6 +14,7 @@ from typing import Any
 
 import ipywidgets as widgets
 import numpy as np
+import traitlets
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.transforms import Bbox
 from PIL import Image
@@ -25,6 +26,13 @@ DRAWING = threading.RLock()
 DPI = 80
 WIDTH, ROW = 1120, 280  # pixels
 Draw = Callable[[Marks], Any]
+
+
+class Spoken(widgets.Image):
+    """An Image whose ``tooltip`` becomes its title, and so its name for a screen reader. The page's code sets it only
+    where there is an empty description, a trait that Image lacks: without it every update is an error there."""
+
+    description = traitlets.Unicode("").tag(sync=True)
 
 
 class Canvas:
@@ -55,7 +63,7 @@ class Canvas:
                 top = self.height - line * row
                 self._boxes[name] = Bbox([[round(left), top - row], [round(right), top]])
                 self._marks[name] = Marks(self.figure.add_axes(self._inside(self._boxes[name])))
-        self.image = widgets.Image(format="png", width=str(width), height=str(self.height))
+        self.image = Spoken(format="png", width=str(width), height=str(self.height))
         self.image.add_class("fmlab-picture")
 
     def _inside(self, box: Bbox) -> tuple[float, float, float, float]:

@@ -92,13 +92,16 @@ class Control:
         self._say("")
         self._enable()
 
-    def limits(self, h: Hyper, low: float, high: float) -> None:
-        """Another task, another declaration."""
+    def limits(self, h: Hyper, low: float, high: float, instead: float | None = None) -> None:
+        """Another task, another declaration. ``instead``: the number to show while the recorded one is taken."""
         self.hyper, self.low, self.high = h, low, high
         self._quiet = True
         try:
-            with self.slider.hold_trait_notifications():
-                self.slider.min, self.slider.max = low, high
+            if (not h.log) and (self.slider.min, self.slider.max) != (low, high):
+                with self.slider.hold_trait_notifications():
+                    self.slider.min, self.slider.max = low, high
+            if instead is not None and self.value is None:
+                self.slider.value = self.box.value = instead
         finally:
             self._quiet = False
 
@@ -145,8 +148,8 @@ def switch(name: str, look: Look, on: bool, tooltip: str, changed: Callable[[str
         layout=widgets.Layout(width="38px", flex="0 0 38px"),
     )
     box = widgets.Checkbox(on, description=name, tooltip=tooltip, indent=False)
-    box.layout = widgets.Layout(width="auto", flex="1 1 auto")
+    box.layout = widgets.Layout(width="auto", flex="1 1 auto", min_width="96px")
     box.observe(lambda change: changed(name, change["new"]), "value")
-    row = widgets.HBox([sample, box], layout=widgets.Layout(align_items="center", width="100%"))
+    row = widgets.HBox([sample, box], layout=widgets.Layout(align_items="center", flex="1 1 150px"))
     row.add_class(f"fmlab-method-{name}")
     return row

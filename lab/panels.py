@@ -26,7 +26,7 @@ from lab import plots, style
 from lab.cache import LRU
 from lab.canvas import Canvas, Draw
 from lab.controls import Control, switch, words
-from lab.setting import METHODS, PRESETS, TASKS, Setting, declaration, shots_field
+from lab.setting import METHODS, PRESETS, TASKS, Setting, declaration, recorded_inner_lr, shots_field
 from lab.words import sentence
 from lab.worker import Checkpoint, Superseded, Worker
 from lab.worker import synchronous as chosen_synchronous
@@ -46,14 +46,15 @@ RANGES: dict[str, tuple[float, float]] = {  # what a slider spans, where its dec
 }
 GROUPS = {
     "clients": ("task", "heterogeneity", "shots", "clients_per_round"),
-    "methods": ("methods",),
     "learning": ("inner_steps", "inner_lr", "rounds", "seeds"),
+    "methods": ("methods",),
     "view": ("k", "x", "quantity"),
 }
 CELLS = {"client": 2, "adaptation": 1, "learning": 1, "helps": 1, "map": 1}  # columns that a view spans
 STYLE = """<style>
 .fmlab-panel { max-width: 1140px; }
-.fmlab-groups { gap: 4px 24px; }
+.fmlab-groups { gap: 2px 20px; }
+.fmlab-panel .widget-inline-hbox, .fmlab-panel .widget-html { margin-top: 1px; margin-bottom: 1px; }
 .fmlab-title { font-weight: 600; border-bottom: 1px solid var(--jp-border-color1, #bbb); line-height: 1.5; }
 .fmlab-panel .fmlab-picture { width: 100%; height: auto; margin: 4px 0; object-fit: contain; }
 .fmlab-summary .widget-html-content { font-size: 1.15em; line-height: 1.4; min-height: 2.8em; }
@@ -134,11 +135,14 @@ class Panel(widgets.VBox):
         groups = [self._group(title, [c for c in fields if c in controls]) for title, fields in GROUPS.items()]
         shown = widgets.HBox([g for g in groups if g is not None], layout=widgets.Layout(flex_flow="row wrap"))
         shown.add_class("fmlab-groups")
-        parts = [widgets.HTML(STYLE), shown, *([self._buttons()] if buttons else [])]
-        super().__init__([*parts, self._error, self._canvas.image, self._summary, self._status, self._code])
+        row = widgets.HBox([*(self._buttons() if buttons else []), self._status])
+        row.layout = widgets.Layout(flex_flow="row wrap", align_items="center")
+        parts = [widgets.HTML(STYLE), shown, row, self._code, self._error]
+        super().__init__([*parts, self._canvas.image, self._summary])
         self.add_class("fmlab-panel")
         self.add_class(f"fmlab-{size}")
         self.add_class(f"fmlab-{theme}")
+        self._show_controls()
         self._draw_empty()
         self._submit()
 
@@ -228,12 +232,17 @@ class Panel(widgets.VBox):
                     n: switch(n, looks[n], n in self._setting.methods, _first_line(cls), self._switched)
                     for n, cls in METHODS.items()
                 }
-                rows.extend(self._switches.values())
+                switches = list(self._switches.values())
+                rows.append(widgets.HBox(switches, layout=widgets.Layout(flex_flow="row wrap")))
             else:
                 rows.append(self._number(field).root)
         heading = widgets.HTML(f'<div class="fmlab-title">{title}</div>')
-        wide = "230px" if title == "methods" else "360px"
-        return widgets.VBox([heading, *rows], layout=widgets.Layout(flex=f"1 1 {wide}", min_width=wide))
+        if title == "view":
+            for row in rows:
+                row.layout.flex = "1 1 240px"
+            rows = [widgets.HBox(rows, layout=widgets.Layout(flex_flow="row wrap", width="100%"))]
+        wide = "100%" if title == "view" else "330px"
+        return widgets.VBox([heading, *rows], layout=widgets.Layout(flex=f"1 1 {wide}", min_width="300px"))
 
     def _number(self, field: str) -> Control:
         if field == "k":
@@ -257,7 +266,7 @@ class Panel(widgets.VBox):
         setattr(self, f"_{field}_box", box)
         return box
 
-    def _buttons(self) -> widgets.HBox:
+    def _buttons(self) -> list[widgets.Widget]:
         preset = widgets.Dropdown(options=["preset ...", *PRESETS], tooltip="preset: set all controls at once")
         preset.layout = widgets.Layout(width="190px")
         preset.add_class("fmlab-preset")
@@ -277,7 +286,7 @@ class Panel(widgets.VBox):
             button.on_click(self._clicked(call))
             made.append(button)
         self._link = widgets.HTML()
-        return widgets.HBox([*made, self._link], layout=widgets.Layout(flex_flow="row wrap", align_items="center"))
+        return [*made, self._link]
 
     def _clicked(self, call: Callable[[], None]) -> Callable[[Any], None]:
         def clicked(_: Any) -> None:
@@ -359,7 +368,8 @@ class Panel(widgets.VBox):
                     control.set(self._setting.steps if self._look.k is None else self._look.k)
                     continue
                 h = declaration(field, self._setting.task)
-                control.limits(h, *_range(field, h))
+                instead = recorded_inner_lr(self._setting.task) if field == "inner_lr" else None
+                control.limits(h, *_range(field, h), instead)
                 value = getattr(self._setting, field)
                 control.set(self._default_shots(self._setting.task) if field == "shots" and value is None else value)
             for name, row in getattr(self, "_switches", {}).items():

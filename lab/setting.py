@@ -15,6 +15,7 @@ import torch
 
 import fmlab as fm
 from fmlab.declare import Hyper
+from fmlab.tuning import RECORDED
 
 METHODS = {cls.__name__: cls for cls in fm.ALGORITHMS}
 TASKS = {cls.__name__: cls for cls in fm.POPULATIONS if cls.__name__ in ("Sines", "Digits", "Glyphs", "Omniglot")}
@@ -121,6 +122,11 @@ def declaration(field: str, task: str = "Sines") -> Hyper:
         "seeds": lambda: _argument("S", 1, 100, "runs from different clients and initial models; the bands"),
         "steps": lambda: _argument("k", 1, 100, "adaptation steps on an unseen client"),
     }[field]()
+
+
+def recorded_inner_lr(task: str) -> float | None:
+    """The inner step size that None stands for in FedMAML on this task."""
+    return RECORDED.get(task, {}).get("FedMAML", {}).get("inner_lr")
 
 
 PRESETS: dict[str, dict[str, Any]] = {
