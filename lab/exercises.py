@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 import fmlab as fm
+from fmlab.data import Batch
 
 Steps = Iterator[tuple[Any, str]]
 
@@ -186,3 +187,130 @@ def interval(answer: Any) -> Steps:
         "Divide by n - 1 in the variance.",
     )
     yield _near(found, truth, 1e-6), "1.96 times the standard deviation, divided by the root of the number of clients."
+
+
+def fedprox_round(answer: Any) -> Steps:
+    """A tensor of the shape of start: the model after one round of FedProx with mu = 1, eta = 0.02, K = 5."""
+    population = fm.Sines(n_clients=10)
+    batch = Batch(*population.draw("training", seed=0).everyone())
+    f = population.objective(population.model())
+    w = population.model().init(torch.Generator().manual_seed(0))[None, None]
+
+    def after_round(algorithm: Any) -> torch.Tensor:
+        sent, _ = algorithm.local(f, w.expand(1, 10, -1), None, batch)
+        return w - sent.mean(1, keepdim=True)
+
+    yield (
+        torch.as_tensor(answer).shape == w.shape,
+        f"A model of the shape {tuple(w.shape)} is wanted: the clients' mean.",
+    )
+    fedavg, truth = after_round(fm.FedAvg(lr=0.02)), after_round(fm.FedProx(lr=0.02, mu=1.0))
+    yield not _near(answer - w, fedavg - w, 1e-6), "This is FedAvg. The gradient of the added term is still missing."
+    away = after_round(fm.FedProx(lr=0.02, mu=2.0))
+    yield not _near(answer - w, away - w, 1e-6), "The half in mu / 2 goes when the square is differentiated."
+    yield (
+        _near(answer - w, truth - w, 1e-6),
+        "In each local step add mu * (v - w) to the gradient; w stays what was sent.",
+    )
+
+
+def maml_on_a_quadratic(answer: Any) -> Steps:
+    """Two numbers: the exact meta-gradient on the quadratic at w = (0, 0)."""
+    a, m = torch.tensor([3.0, 0.5]).double(), torch.tensor([1.0, -1.0]).double()
+
+    def f(w: torch.Tensor) -> torch.Tensor:
+        return 0.5 * (a * (w - m).square()).sum(-1)
+
+    w = torch.zeros(1, 1, 2, dtype=torch.float64)
+    u = w - 0.2 * fm.grad(f, w)
+    truth = fm.grad(lambda v: f(v - 0.2 * fm.grad(f, v)), w)[0, 0]
+    yield torch.as_tensor(answer).shape == truth.shape, "Two numbers are wanted, one for each coordinate."
+    yield not _near(answer, fm.grad(f, w)[0, 0]), "This is the gradient at w, without an inner step."
+    yield not _near(answer, fm.grad(f, u)[0, 0]), "This is first order: the factor from the chain rule is missing."
+    yield not _near(-torch.as_tensor(answer), truth), "Turn the signs: w - m is what the gradient is taken of."
+    yield _near(answer, truth), "Each coordinate: (1 - alpha a) a (1 - alpha a) (w - m)."
+
+
+def two_inner_steps(answer: Any) -> Steps:
+    """A function (f, w, S, Q, alpha) -> the exact meta-gradient for two inner steps, of the shape of w."""
+    yield callable(answer), "A function is wanted: pass its name, without calling it."
+    population = fm.Sines(n_clients=4)
+    S, Q = population.draw("training", seed=0).everyone()
+    f = population.objective(population.model())
+    w = population.model().init(torch.Generator().manual_seed(0)).expand(1, 4, -1)
+    found = torch.as_tensor(answer(f, w, S, Q, 0.01))
+    yield found.shape == w.shape, "One gradient for each task is wanted, of the shape of w."
+    for steps, first, hint in (
+        (1, False, "This is one inner step; the second starts where the first has arrived."),
+        (2, True, "This is first order: do both steps inside the function that fm.grad differentiates."),
+    ):
+        other, _ = fm.meta_grad(f, w, S, Q, 0.01, steps, first)
+        yield not _near(found, other, 1e-9), hint
+    yield _near(found, fm.meta_grad(f, w, S, Q, 0.01, 2)[0], 1e-9), "Inner steps use S, the loss at the end uses Q."
+
+
+def first_order_turns(answer: Any) -> Steps:
+    """A number: the smallest inner step size beyond which first order points away from the minimum of L(u)."""
+    a, tried = 2.0, torch.linspace(0, 1, 1001, dtype=torch.float64)
+    w = torch.ones(1, len(tried), 1, dtype=torch.float64)  # m = 0, one client for each step size
+
+    def f(v: torch.Tensor) -> torch.Tensor:
+        return 0.5 * a * v.square().sum(-1)
+
+    alpha = tried[None, :, None]
+    first = fm.grad(f, w - alpha * fm.grad(f, w))
+    truth = tried[(first * w < -1e-9)[0, :, 0]][0]
+    yield torch.as_tensor(answer).numel() == 1, "One number is wanted."
+    yield not _near(answer, 2 / a, 1e-3), "From there on the inner step itself makes the loss larger; look for less."
+    yield _near(torch.as_tensor(answer).flatten()[0], truth, 5e-3), "Where does 1 - alpha a change its sign?"
+
+
+def share_ahead(answer: Any) -> Steps:
+    """A function (first, second, k) -> the share of clients on whom the first has the lower loss after k steps."""
+    yield callable(answer), "A function is wanted: pass its name, without calling it."
+    methods = {"first": fm.FedAvg(lr=0.02, adapt_lr=0.01), "second": fm.FedAvg(lr=0.01, adapt_lr=0.02)}
+    study = fm.compare(methods, fm.Sines(n_unseen=40), rounds=5, seeds=2, evaluations=1)
+    first, second = study.adaptation["first"], study.adaptation["second"]
+    for k in (5, 1):
+        found, truth = answer(first, second, k), (first[..., k] < second[..., k]).double().mean()
+        yield torch.as_tensor(found).numel() == 1, "One number for all clients of all seeds is wanted."
+        yield not _near(found, 1 - truth, 1e-9), "The lower loss is ahead."
+        yield _near(found, truth, 1e-9), "Compare column k of the two, client by client, and take the mean."
+
+
+def per_fedavg_first_order(answer: Any) -> Steps:
+    """A function (f, w, S, Q, alpha, beta, tau) -> the server's new model (1, 1, P); w comes as (1, C, P)."""
+    yield callable(answer), "A function is wanted: pass its name, without calling it."
+    population = fm.Sines(n_clients=4)
+    S, Q = population.draw("training", seed=0).everyone()
+    f = population.objective(population.model())
+    start = population.model().init(torch.Generator().manual_seed(0)).expand(1, 4, -1)
+    v = start
+    for _ in range(3):
+        v = v - 0.02 * fm.meta_grad(f, v, S, Q, 0.01, 1, first_order=True)[0]
+    found = torch.as_tensor(answer(f, start, S, Q, 0.01, 0.02, 3))
+    yield found.shape == (1, 1, start.shape[-1]), "The mean over clients is wanted, of shape (1, 1, P)."
+    query_only = Batch(Q, Q)
+    for k in (1, 3):  # alpha = 0: FedAvg on the query sets
+        sent, _ = fm.FedAvg(local_steps=k, lr=0.02).local(f, start, None, query_only)
+        zero = torch.as_tensor(answer(f, start, S, Q, 0.0, 0.02, k))
+        yield (
+            _near(zero, (start - sent).mean(1, keepdim=True), 1e-9),
+            "At alpha = 0 it is FedAvg on Q, tau steps of size beta.",
+        )
+    yield (
+        _near(found, v.mean(1, keepdim=True), 1e-9),
+        "The second gradient is taken at u on Q, the step is made from v.",
+    )
+
+
+def reptile_is_fedavg(answer: Any) -> Steps:
+    """A number: the epsilon at which FedReptile is FedAvg."""
+    yield torch.as_tensor(answer).numel() == 1, "One number is wanted."
+    population = fm.Sines(n_clients=4)
+    batch = Batch(*population.draw("training", seed=0).everyone())
+    f = population.objective(population.model())
+    w = population.model().init(torch.Generator().manual_seed(0)).expand(1, 4, -1)
+    fedavg, _ = fm.FedAvg(lr=0.02).local(f, w, None, batch)
+    reptile, _ = fm.FedReptile(epsilon=float(answer), lr=0.02).local(f, w, None, batch)
+    yield fedavg.equal(reptile), "Where does w + epsilon (mean v - w) end up at mean v?"
