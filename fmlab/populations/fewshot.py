@@ -14,7 +14,7 @@ classes (and, where the pools of styles differ, only styles) that no training cl
 share of labels that are the client's own is h; each client's choices use the same random numbers at every h.
 
 Shares become counts by largest remainders, at least one example a label; where a class has too few examples, the
-client's p is drawn towards equal shares just as far as they allow. With ``skew=0`` every label has exactly ``shots``
+client's shares are drawn towards equal ones until they fit. With ``skew=0`` every label has exactly ``shots``
 examples: the K-shot of the literature.
 """
 
@@ -156,7 +156,7 @@ def counts(p: Tensor, weight: float, total: int, most: int) -> Tensor:
     if spare == 0:
         return torch.ones(p.shape, dtype=torch.int64)
     room = (most - 2) / spare - 1 / ways  # one example is given out first, and rounding may add another
-    excess = p.amax(1, keepdim=True) - 1 / ways
+    excess = (p.amax(1, keepdim=True) - 1 / ways).clamp(min=1e-12)
     weights = torch.where(excess * weight > room, max(room, 0.0) / excess, weight)
     wanted = spare * (1 / ways + weights * (p - 1 / ways))
     whole = (wanted + 1e-9).floor()

@@ -40,7 +40,7 @@ class Glyphs(FewShot):
     skew: float = hyper(1.0, symbol="s", low=0.0, high=1.0, text="how far label shares move with h; 0: K-shot exactly")
     script: int = hyper(0, symbol="z", low=0, high=10**6, whole=True, sweepable=False, text="which script is invented")
     pixels: int = hyper(
-        14, symbol="px", low=8, high=64, whole=True, sweepable=False, text="width and height of an image"
+        14, symbol="px", low=8, high=32, whole=True, sweepable=False, text="width and height of an image"
     )
 
     def bank(self) -> Bank:
@@ -52,8 +52,8 @@ class Glyphs(FewShot):
         return Pool(first + order, torch.arange(*HANDS[split]))
 
     def model(self) -> Model:
-        """A ReLU network with one hidden layer of 64."""
-        return MLP((self.pixels**2, 64, self.ways))
+        """A ReLU network with one hidden layer of 32."""
+        return MLP((self.pixels**2, 32, self.ways))
 
 
 @lru_cache(maxsize=4)

@@ -65,7 +65,7 @@ class Quadratic:
 @dataclass(frozen=True)
 class Quadratics(Population):
     heterogeneity: float = hyper(1.0, symbol="h", low=0.0, high=1.0, text="0: one quadratic for all; see the module")
-    dim: int = hyper(2, symbol="d", low=1, high=1000, whole=True, sweepable=False, text="dimensions of w")
+    dim: int = hyper(2, symbol="d", low=1, high=100, whole=True, sweepable=False, text="dimensions of w")
     noise: float = hyper(0.0, symbol="σ", low=0.0, high=5.0, text="standard deviation of the error on an optimum")
 
     def losses(self, split: str, seed: int) -> tuple[Tensor, Tensor]:
