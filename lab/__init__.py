@@ -10,6 +10,7 @@ from typing import Any
 _HOME = {
     "check": "lab.teaching",
     "doctor": "lab.checkup",
+    "drift": "lab.drifting",
     "heterogeneity": "lab.panels",
     "inner_steps": "lab.panels",
     "one_client": "lab.panels",
@@ -17,7 +18,7 @@ _HOME = {
     "predict": "lab.teaching",
 }
 
-__all__ = ["check", "doctor", "heterogeneity", "inner_steps", "one_client", "playground", "predict"]
+__all__ = ["check", "doctor", "drift", "heterogeneity", "inner_steps", "one_client", "playground", "predict"]
 
 
 def __getattr__(name: str) -> Any:

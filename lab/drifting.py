@@ -1,0 +1,217 @@
+"""Client drift in two dimensions: every client walks to its own minimum, and the server rests where they balance.
+
+FedAvg is trained for real, on the quadratics of `fm.Quadratics` with all clients in every round, over the contours of
+the mean loss. Marked are the minimum of the mean loss and the points where FedAvg and FedMAML (same number and size of
+inner steps) come to rest, in closed form. The module is not named after its function, which importing it would hide.
+"""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass, fields, replace
+from itertools import islice
+from typing import Any
+
+import ipywidgets as widgets
+import numpy as np
+import torch
+
+import fmlab as fm
+from fmlab.declare import Declared, hyper
+from fmlab.engine import rounds
+from fmlab.gradients import path
+from lab import plots, style
+from lab.canvas import Canvas
+from lab.controls import Control
+from lab.marks import Marks
+from lab.panels import STYLE
+from lab.worker import Worker
+from lab.worker import synchronous as chosen_synchronous
+
+CLIENTS, ROUNDS = 5, 30
+ACROSS, UP = np.linspace(-1.8, 4.2, 61), np.linspace(-1.0, 3.2, 43)  # equal scales in a picture of WIDTH x HEIGHT
+WIDTH, HEIGHT = 760, 560
+START = torch.tensor([[-1.4, 2.8]], dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Setting(Declared):
+    """What the sliders say. ValueError for a value out of range."""
+
+    heterogeneity: float = hyper(
+        0.6, symbol="h", low=0.0, high=1.0, text="spread of the clients' minima and curvatures"
+    )
+    local_steps: int = hyper(10, symbol="K", low=1, high=30, whole=True, text="gradient steps a client takes a round")
+    lr: float = hyper(0.1, symbol="η", low=0.01, high=0.5, log=True, text="size of a local step")
+    round: int = hyper(ROUNDS, symbol="t", low=0, high=ROUNDS, whole=True, text="the round on show; trains nothing")
+
+
+@dataclass(frozen=True)
+class Drift:
+    """One run. server (ROUNDS + 1, 2); local (ROUNDS + 1, CLIENTS, local steps + 1, 2), from the server's model after
+    each round; points by name (2,); minima (CLIENTS, 2); surface (43, 61): the mean loss over
+    UP and ACROSS. Where FedAvg diverges it is not among the points."""
+
+    server: np.ndarray[Any, Any]
+    local: np.ndarray[Any, Any]
+    optimum: np.ndarray[Any, Any]
+    points: dict[str, np.ndarray[Any, Any]]
+    minima: np.ndarray[Any, Any]
+    surface: np.ndarray[Any, Any]
+    steepest: float  # the largest curvature of any client
+
+    @property
+    def diverges(self) -> bool:
+        return "FedAvg" not in self.points
+
+
+@torch.no_grad()
+def run(setting: Setting, seed: int = 0) -> Drift:
+    """Train FedAvg for ROUNDS rounds; float64."""
+    clients = fm.Quadratics(heterogeneity=setting.heterogeneity, n_clients=CLIENTS)
+    f, data = clients.objective(), clients.draw("training", seed)
+    fedavg = fm.FedAvg(local_steps=setting.local_steps, lr=setting.lr, adapt_lr=setting.lr)
+    states = rounds(fedavg, f, data, START, seeds=(seed,), per_round=CLIENTS)
+    server = torch.cat([state.server for state in islice(states, ROUNDS + 1)])  # (rounds + 1, 1, 2)
+    both = data.everyone()[0].map(lambda t: t.expand(ROUNDS + 1, *t.shape[1:]))  # support and query are alike here
+    local = torch.stack(list(path(f, server.expand(-1, CLIENTS, -1), both, setting.lr, setting.local_steps)), 2)
+    m, curvature = clients.losses("training", seed)
+    x, y = np.meshgrid(ACROSS, UP)
+    grid = torch.from_numpy(np.stack([x, y], -1)).flatten(0, 1)[:, None].expand(-1, CLIENTS, -1)
+    everywhere = data.everyone()[0].map(lambda t: t.expand(len(grid), *t.shape[1:]))
+    points = {"FedMAML": clients.fedmaml_point(seed, setting.lr, setting.local_steps)}
+    # A round of FedAvg multiplies the distance to its fixed point by the mean of (I - lr A)^K.
+    one = torch.linalg.matrix_power(torch.eye(2, dtype=torch.float64) - setting.lr * curvature, setting.local_steps)
+    if torch.linalg.eigvalsh(one.mean(0)).abs().max() < 1:
+        points["FedAvg"] = clients.fedavg_point(seed, setting.lr, setting.local_steps)
+    return Drift(
+        server=server[:, 0].numpy(),
+        local=local.numpy(),
+        optimum=clients.optimum(seed).numpy(),
+        points={name: w.numpy() for name, w in points.items()},
+        minima=m.numpy(),
+        surface=f(grid, everywhere).mean(1).view(len(UP), len(ACROSS)).numpy(),
+        steepest=float(torch.linalg.eigvalsh(curvature).max()),
+    )
+
+
+def sentence(d: Drift, setting: Setting) -> str:
+    """What the picture says."""
+    steps = f"{setting.local_steps} local step{'s' * (setting.local_steps > 1)} of {setting.lr:.2g}"
+    if d.diverges:
+        return (
+            f"FedAvg diverges: step size times largest curvature is {setting.lr * d.steepest:.1f}; above 2 that client "
+            "overshoots further with every step. Make the step size smaller."
+        )
+    away = {name: float(np.linalg.norm(w - d.optimum)) for name, w in d.points.items()}
+    if max(away.values()) < 5e-3:
+        return f"No drift: with {steps} both methods rest at the minimum of the mean loss."
+    still = float(np.linalg.norm(d.server[-1] - d.points["FedAvg"]))
+    return (
+        f"With {steps} FedAvg rests {away['FedAvg']:.2f} from the minimum of the mean loss, FedMAML "
+        f"{away['FedMAML']:.2f}. After {ROUNDS} rounds FedAvg's server is {still:.2f} from where it will rest."
+    )
+
+
+class DriftPanel(widgets.VBox):
+    """Sliders for heterogeneity, local steps, step size, and the round on show. ``result`` is the run on show."""
+
+    def __init__(
+        self, setting: Setting, theme: str = "auto", size: str = "notebook", synchronous: bool | None = None
+    ) -> None:
+        self._setting = setting
+        self._trained: tuple[Setting, Drift] | None = None
+        self._worker = Worker(self._failed, chosen_synchronous() if synchronous is None else synchronous)
+        paper = replace(style.DARK if theme == "dark" else style.LIGHT, scale=style.SIZES[size])
+        self._canvas = Canvas([("drift", 1)], 1, paper, width=WIDTH, row=HEIGHT)
+        self._png = b""
+        self._controls: dict[str, Control] = {}
+        for f in fields(Setting):
+            h, value = f.metadata["hyper"], getattr(setting, f.name)
+            self._controls[f.name] = Control(f.name, h, value, h.low, h.high, lambda n, v: self.set(**{n: v}))
+        self._summary, self._error = widgets.HTML(), widgets.HTML()
+        self._summary.add_class("fmlab-summary")
+        self._error.add_class("fmlab-error")
+        rows = widgets.VBox([c.root for c in self._controls.values()], layout=widgets.Layout(max_width=f"{WIDTH}px"))
+        super().__init__([widgets.HTML(STYLE), rows, self._error, self._canvas.image, self._summary])
+        for css in ("fmlab-panel", f"fmlab-{theme}", f"fmlab-{size}"):
+            self.add_class(css)
+        self._show(self._setting)
+
+    def set(self, **changes: Any) -> None:
+        """Move sliders as a hand would: ``set(local_steps=20, lr=0.05)``. Raises TypeError for a name, ValueError for
+        a value, before anything moves."""
+        unknown = sorted(set(changes) - set(self._controls))
+        if unknown:
+            raise TypeError(f"{unknown} is not set in this panel; it knows {sorted(self._controls)}")
+        self._setting = replace(self._setting, **changes)
+        for name, value in changes.items():
+            self._controls[name].set(value)
+        self._show(self._setting)
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Until the newest setting is computed and drawn; TimeoutError after ``timeout`` seconds."""
+        if not self._worker.wait(timeout):
+            raise TimeoutError(f"{self!r} still computes after {timeout} s")
+
+    @property
+    def result(self) -> Drift:
+        self.wait()
+        if self._trained is None:
+            raise RuntimeError("no run could be computed; the panel says why")
+        return self._trained[1]
+
+    @property
+    def setting(self) -> Setting:
+        return self._setting
+
+    @property
+    def sentence(self) -> str:
+        return self._canvas.image.tooltip or ""
+
+    def close(self) -> None:
+        self._worker.close()
+        super().close()
+
+    def __repr__(self) -> str:
+        return "<fmlab panel: client drift>"
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+        self._worker.wait(3.0)
+        bundle = super()._repr_mimebundle_(**kwargs) or {}
+        return {**bundle, "text/plain": repr(self), "image/png": self._png}
+
+    def _show(self, setting: Setting) -> None:
+        self._worker.submit(lambda checkpoint: self._compute(setting))
+
+    def _compute(self, setting: Setting) -> None:
+        asked = replace(setting, round=ROUNDS)
+        if self._trained is None or self._trained[0] != asked:
+            self._trained = asked, run(setting)
+        d, t = self._trained[1], setting.round
+
+        def draw(m: Marks) -> None:
+            points = {name: tuple(w) for name, w in d.points.items()} | {"minimum of the mean loss": tuple(d.optimum)}
+            title = f"Client drift: the local steps after round {t}"
+            plots.drift(m, (ACROSS, UP, d.surface), d.local[t], d.server[: t + 1], points, d.minima, title)
+
+        self._png = self._canvas.paint({"drift": draw})
+        text = sentence(d, setting)
+        self._canvas.image.value, self._canvas.image.tooltip = self._png, text
+        self._summary.value, self._error.value = html.escape(text), ""
+
+    def _failed(self, error: BaseException) -> None:
+        self._error.value = html.escape(f"{type(error).__name__}: {error}")
+
+
+def drift(**options: Any) -> DriftPanel:
+    """Client drift over the contours of the mean loss. Options: ``theme``, ``size``, ``synchronous``, and any field of
+    the first setting: ``heterogeneity``, ``local_steps``, ``lr``, ``round``."""
+    known = {f.name for f in fields(Setting)}
+    setting = Setting(**{k: options.pop(k) for k in list(options) if k in known})
+    theme, size = options.get("theme", "auto"), options.get("size", "notebook")
+    if theme not in ("auto", "light", "dark") or size not in style.SIZES:
+        raise ValueError(
+            f"theme = {theme!r}, size = {size!r}: give 'auto', 'light' or 'dark', and {tuple(style.SIZES)}"
+        )
+    return DriftPanel(setting, **options)

@@ -1,0 +1,372 @@
+"""The visual language and the views: what is drawn is what the study holds, and drawing again is drawing afresh."""
+
+import dataclasses
+import io
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from PIL import Image
+
+import fmlab as fm
+from fmlab.populations.digits import Digits
+from lab import plots, style
+from lab.clientview import look_at
+from lab.marks import FAR, Marks
+
+PROJECTOR = dataclasses.replace(style.DARK, scale=style.SIZES["projector"])
+THEMES = {"light": style.LIGHT, "dark on a projector": PROJECTOR}
+
+
+@pytest.fixture(scope="module")
+def study():
+    """FedAvg, FedMAML, and a FedProx that diverges in round 1."""
+    methods = [fm.FedAvg(lr=0.02, adapt_lr=0.02), fm.FedMAML(inner_lr=0.01, adapt_lr=0.01)]
+    methods.append(fm.FedProx(lr=10.0, adapt_lr=0.02))
+    clients = fm.Sines(n_clients=30, n_unseen=12, n_validation=5)
+    return fm.compare(methods, clients, rounds=6, seeds=2, evaluations=3, clients_per_round=10, steps=3)
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    methods = [fm.FedAvg(lr=0.1, adapt_lr=0.1), fm.FedMAML(inner_lr=0.1, adapt_lr=0.1)]
+    clients = Digits(n_clients=20, n_unseen=6, n_validation=5)
+    return fm.compare(methods, clients, rounds=4, seeds=2, evaluations=2, clients_per_round=10, steps=2)
+
+
+@pytest.fixture(params=THEMES.values(), ids=THEMES)
+def ax(request):
+    return style.figure(theme=request.param, width=5.2 * request.param.scale, height=3.6 * request.param.scale).axes[0]
+
+
+def views(study, pictures):
+    """Every view, as a function of an axes."""
+    grid = [0.0, 0.5, 1.0], [1.0, 5.0], [[-40.0, float("nan"), 60.0], [0.0, 100.0, -100.0]]
+    side = np.linspace(-1, 1, 9)
+    bowl = side, side, side[:, None] ** 2 + side**2
+    walk = np.linspace([0.9, 0.9], [0, 0], 4)
+    return {
+        "a sine": lambda a: plots.unseen_client(a, study, k=2),
+        "digits": lambda a: plots.unseen_client(a, pictures),
+        "learning": lambda a: plots.learning(a, study),
+        "learning by bytes": lambda a: plots.learning(a, study, x="bytes", k=0),
+        "accuracy": lambda a: plots.learning(a, pictures, x="gradient evaluations", quantity="accuracy"),
+        "adaptation": lambda a: plots.adaptation(a, study, k=1),
+        "adaptation, accuracy": lambda a: plots.adaptation(a, pictures, "accuracy"),
+        "whom": lambda a: plots.whom(a, study),
+        "whom, accuracy": lambda a: plots.whom(a, pictures, quantity="accuracy"),
+        "map": lambda a: plots.map(a, *grid, here=(0.7, 2.0)),
+        "drift": lambda a: plots.drift(
+            a, bowl, walk[None] * [[[1.0, 0.5]]], walk, {"FedAvg": (0, 0), "best": (0.1, 0)}
+        ),
+    }
+
+
+VIEWS = list(views(None, None))
+
+
+def pixels(figure):
+    return np.asarray(Image.open(io.BytesIO(figure.png())).convert("RGB"))
+
+
+# --- the visual language ------------------------------------------------------------------------------------------
+
+# Viénot-type simulation of complete colour blindness: Machado, Oliveira and Fernandes 2009, table 1, severity 1.0.
+SIGHT = {
+    "usual": np.eye(3),
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]],
+}
+XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+
+
+def linear(color):
+    c = np.array(to_rgb(color))
+    return np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
+
+
+def cielab(rgb):
+    t = XYZ @ np.clip(rgb, 0, 1) / XYZ.sum(1)
+    f = np.where(t > 0.008856, np.cbrt(t), 7.787 * t + 16 / 116)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+def contrast(a, b):
+    low, high = sorted(float(XYZ[1] @ linear(c)) for c in (a, b))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("theme", [style.LIGHT, style.DARK], ids=["light", "dark"])
+def test_colours_are_told_apart_and_stand_out_from_the_paper(theme):
+    colors = {name: look.color(theme) for name, look in style.LOOKS.items()}
+    assert min(contrast(c, theme.paper) for c in colors.values()) >= 3  # WCAG 2.2, 1.4.11, graphics
+    assert min(contrast(c, theme.paper) for c in (theme.ink, theme.middle)) >= 4.5  # 1.4.3, text
+    for sight, matrix in SIGHT.items():
+        seen = {name: cielab(np.array(matrix) @ linear(c)) for name, c in colors.items()}
+        near = {pair: np.linalg.norm(seen[pair[0]] - seen[pair[1]]) for pair in itertools.combinations(seen, 2)}
+        assert min(near.values()) > 10, (sight, min(near, key=near.get))
+        assert near["FedMAML", "FedAvg"] > 40, sight  # the two in every plot
+
+
+def test_every_algorithm_has_a_look_and_no_two_share_anything():
+    assert {a.__name__ for a in fm.ALGORITHMS} <= set(style.LOOKS)
+    for part in ("light", "dark", "dashes", "marker"):
+        values = [getattr(look, part) for look in style.LOOKS.values()]
+        assert len(set(values)) == len(values), part
+
+
+def test_a_method_looks_the_same_everywhere():
+    for names in (["FedMAML"], ["FedProx", "FedMAML"], ["mine", "FedMAML", "FedAvg"]):
+        assert style.looks(names)["FedMAML"] == style.LOOKS["FedMAML"]
+    assert style.looks(["FedAvg, 5 steps"])["FedAvg, 5 steps"] == style.LOOKS["FedAvg"]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["FedMAML, 1", "FedMAML, 5", "FedMAML"], list("abcdefgh"), [*style.LOOKS][::-1], ["FedAvg tuned", "FedAvg"]],
+)
+def test_methods_of_one_study_differ(names):
+    given = style.looks(names)
+    assert list(given) == names
+    assert len(set(given.values())) == len(names)
+
+
+def test_more_methods_than_looks_still_draw():
+    assert len(style.looks(map(str, range(20)))) == 20
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (1e-16, "0"), (0.25, "0.25"), (-5, "−5"), (1500, "1.5k"), (2e7, "20M"), (3.2e9, "3.2G")],
+)
+def test_short_numbers(value, text):
+    assert style.short(value) == text
+
+
+def test_nice_limits_hold_their_value():
+    values = np.geomspace(1e-7, 1e9, 400)
+    assert all(v * (1 - 1e-9) <= style.nice(v) <= 1.67 * v for v in values)
+    assert [style.nice(v) for v in (0.0, -1.0, float("nan"), float("inf"))] == [1.0] * 4
+
+
+# --- figures ------------------------------------------------------------------------------------------------------
+
+
+def test_a_figure_shows_itself_without_pyplot(study):
+    figure = style.figure(2, says="loss against rounds")
+    shown = figure._repr_mimebundle_()
+    assert Image.open(io.BytesIO(shown["image/png"])).size == (832, 288)
+    assert shown["text/plain"] == "<Figure: loss against rounds>"
+
+
+def test_the_library_never_loads_pyplot():
+    """It holds global state, which threads must not share."""
+    code = "import sys, lab.style, lab.marks; sys.exit('matplotlib.pyplot' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+    sources = Path(style.__file__).parent.glob("*.py")
+    assert [p.name for p in sources if "import matplotlib.pyplot" in p.read_text()] == []
+
+
+def test_a_figure_made_elsewhere_is_drawn_light(study):
+    figure = Figure()
+    m = plots.learning(figure.add_subplot(), study)
+    assert m.theme is style.LIGHT
+    figure.savefig(io.BytesIO(), format="png")
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_nothing_is_cut_off_and_nothing_is_mathtext(view, ax, study, pictures, monkeypatch):
+    """All that is drawn lies on the paper: on a desk, and 1.5 times as large. Mathtext is slow and not thread-safe."""
+    monkeypatch.setattr("matplotlib.mathtext.MathTextParser.parse", lambda *_: pytest.fail("mathtext in a live plot"))
+    m = views(study, pictures)[view](ax)
+    figure = ax.figure
+    figure.canvas.draw()
+    inside = figure.bbox.padded(0.5)
+    parts = [ax.title, ax._left_title, ax.xaxis.label, ax.yaxis.label, ax.get_legend()]
+    for axis in (ax.xaxis, ax.yaxis) if ax.axison else ():
+        low, high = sorted(axis.get_view_interval())
+        parts += [tick.label1 for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+    parts += [a for a in m.artists if isinstance(a, Text)]
+    for part in parts:
+        if part is not None and part.get_visible():
+            box = part.get_window_extent()
+            assert box.width == 0 or (inside.contains(*box.min) and inside.contains(*box.max)), part
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_drawing_again_is_drawing_afresh(view, study, pictures):
+    """What a live panel does: the artists of another state are moved; every pixel is as if drawn for the first time."""
+    draw = views(study, pictures)
+    fresh, used = (style.figure(dpi=50).axes[0] for _ in range(2))
+    draw[view](fresh)
+    m = draw[view](used)
+    made = {id(a) for a in m.artists}
+    alike = {"learning by bytes": "learning", "learning": "learning by bytes", "adaptation": "adaptation, accuracy"}
+    draw[alike.get(view, view)](m)
+    draw[view](m)
+    assert {id(a) for a in m.artists if a is not used.get_legend()} <= made
+    assert np.array_equal(pixels(fresh.figure), pixels(used.figure))
+
+
+# --- what the views show ------------------------------------------------------------------------------------------
+
+
+def test_learning_shows_the_mean_and_the_range_of_the_seeds(ax, study):
+    m = plots.learning(ax, study)
+    curve = study.learning["FedMAML"][..., -1].numpy()
+    assert np.array_equal(m["FedMAML"].get_xdata(), study.rounds.numpy())
+    assert np.allclose(m["FedMAML"].get_ydata(), curve.mean(0))
+    corners = m["FedMAML", "band"].get_paths()[0].vertices
+    assert corners[:, 1].min() == pytest.approx(curve.min())
+    assert corners[:, 1].max() == pytest.approx(curve.max())
+    assert ax.get_xlim() == (0, 6)
+
+
+@pytest.mark.parametrize("x", ["bytes", "gradient evaluations"])
+def test_learning_along_other_axes(ax, study, x):
+    m = plots.learning(ax, study, x=x)
+    along = {"bytes": study.bytes, "gradient evaluations": study.gradient_evaluations}[x]
+    for name in ("FedAvg", "FedMAML"):
+        assert np.array_equal(m[name].get_xdata(), along[name].numpy().ravel())
+    assert ax.get_xlim()[1] == max(float(t.max()) for t in along.values())
+
+
+def test_the_horizontal_axis_does_not_grow_while_a_run_goes_on(ax):
+    """From the first answer after round 0 the axis ends where the whole run will end."""
+    options = {"rounds": 6, "seeds": 1, "evaluations": 3, "clients_per_round": 5, "steps": 1}
+    methods = [fm.FedAvg(lr=0.02, adapt_lr=0.02)]
+    for x in ("rounds", "bytes"):
+        m = Marks(ax)
+        ends = []
+        for so_far in fm.stream(methods, fm.Sines(n_clients=10, n_unseen=4), **options):
+            plots.learning(m, so_far, x=x)
+            ends.append(ax.get_xlim()[1])
+        assert len({*ends[1:]}) == 1
+        assert ends[-1] == {"rounds": 6, "bytes": float(so_far.bytes["FedAvg"][-1])}[x]
+
+
+def test_adaptation_shows_the_baselines_of_the_study(ax, study):
+    m = plots.adaptation(ax, study, k=2)
+    assert np.allclose(m["FedAvg"].get_ydata(), study.adaptation["FedAvg"].mean((0, 1)))
+    for name, loss in study.baselines.items():
+        assert m["base", name].get_ydata() == pytest.approx([float(loss.mean())] * 2)
+    assert list(m["k"].get_xdata()) == [2, 2]
+
+
+def test_a_diverged_run_is_named_and_the_others_stay_readable(ax, study):
+    assert study.diverged["FedProx"].tolist() == [1, 1]
+    for view in (plots.learning, plots.adaptation, plots.whom):
+        ax.clear()
+        m = view(ax, study)
+        assert m["diverged"].get_text() == "FedProx diverged (all seeds, from round 1)"
+    m = plots.learning(ax, study)
+    assert np.isnan(m["FedProx"].get_ydata()[1:]).all()
+    highest = max(float(study.history[name].max()) for name in ("FedAvg", "FedMAML"))
+    assert highest < ax.get_ylim()[1] < 2 * highest
+
+
+def test_a_loss_that_explodes_without_becoming_infinite_leaves_the_plot(ax, study):
+    wild = study.learning["FedMAML"].clone()
+    wild[:, 1:] = 1e300
+    m = plots.learning(ax, dataclasses.replace(study, learning=study.learning | {"FedMAML": wild}))
+    assert ax.get_ylim()[1] < 20
+    assert m["FedMAML"].get_ydata()[-1] == FAR
+    ax.figure.png()
+
+
+def test_gains_are_against_fine_tuned_fedavg(study):
+    for k in (0, 3):
+        found = plots.gains(study, k)["FedMAML"]
+        expected = study.adaptation["FedAvg"][..., k] - study.adaptation["FedMAML"][..., k]
+        assert np.array_equal(found, expected.flatten().numpy())
+    mirrored = plots.gains(study, 3, against="FedMAML")["FedAvg"]
+    assert np.array_equal(mirrored, -plots.gains(study, 3)["FedMAML"])
+
+
+def test_whom_is_sorted_and_says_the_share_hurt(ax, study):
+    m = plots.whom(ax, study)
+    gain = plots.gains(study)["FedMAML"]
+    assert np.array_equal(m["FedMAML"].get_ydata(), np.sort(gain)[::-1])
+    hurt = sum(g < 0 for g in gain) / len(gain)
+    texts = [t.get_text() for t in ax.get_legend().get_texts()]
+    assert texts == [f"FedMAML: {100 * hurt:.0f} % hurt", "FedProx: diverged"]
+
+
+def test_accuracy_gains_count_upwards(pictures):
+    gain = plots.gains(pictures, 2, "accuracy")["FedMAML"]
+    assert np.allclose(gain, (pictures.accuracy["FedMAML"] - pictures.accuracy["FedAvg"])[..., 2].flatten())
+
+
+def test_advantage_is_signed_bounded_and_antisymmetric(study):
+    there = plots.advantage(study, "FedMAML")
+    ours, theirs = (float(study.adaptation[n][..., -1].mean()) for n in ("FedMAML", "FedAvg"))
+    assert there == pytest.approx(100 * (theirs - ours) / max(ours, theirs))
+    assert plots.advantage(study, "FedAvg", against="FedMAML") == pytest.approx(-there)
+    assert plots.advantage(study, "FedProx") == -100
+    assert plots.advantage(study, "FedAvg", against="FedProx") == 100
+    assert np.isnan(plots.advantage(study, "FedProx", against="FedProx"))
+
+
+def test_the_map_has_the_colour_of_the_winner(ax):
+    m = plots.map(ax, [0.0, 1.0], [1, 5], [[100.0, -100.0], [0.0, float("nan")]], here=(1.0, 1.0))
+    drawn = np.asarray(m["cells"].get_array())[::-1, :, :3]  # rows from the bottom
+    theme = m.theme
+    for where, color in (((0, 0), style.LOOKS["FedMAML"].color(theme)), ((0, 1), style.LOOKS["FedAvg"].color(theme)),
+                         ((1, 0), theme.paper), ((1, 1), theme.faint)):  # fmt: skip
+        assert np.allclose(drawn[where], to_rgb(color), atol=0.01), where
+    assert (*m["here"].get_xdata(), *m["here"].get_ydata()) == (1.0, 0.0)
+    assert [m[row, column].get_text() for row in (0, 1) for column in (0, 1)] == ["+100 %", "−100 %", "+0 %", "…"]
+
+
+def test_an_unseen_client_is_drawn_as_the_study_has_it(ax, study):
+    view = look_at(study, client=4, seed=1)
+    m = plots.client(ax, view, k=3)
+    support, _ = study.unseen.everyone()
+    assert np.array_equal(m["support"].get_xdata(), support.x[1, 4, :, 0])
+    assert np.array_equal(m["support"].get_ydata(), support.y[1, 4, :, 0])
+    at = torch.tensor(view.grid)[:, None]
+    expected = study.predict("FedAvg", at, seed=1, client=4)
+    assert np.allclose(m["FedAvg"].get_ydata(), expected[3, :, 0])
+    assert np.allclose(m["FedAvg", "before"].get_ydata(), expected[0, :, 0])
+    for x, y in zip(support.x[1, 4, :, 0], support.y[1, 4, :, 0], strict=True):  # the truth goes through the examples
+        assert np.interp(x, view.grid, view.truth) == pytest.approx(float(y), abs=0.02)
+
+
+def test_pictures_carry_their_labels_and_every_methods_guesses(ax, pictures):
+    m = plots.client(ax, look_at(pictures, client=2), k=1)
+    _, query = pictures.unseen.everyone()
+    real = query.weight[0, 2] > 0
+    guesses = pictures.predict("FedAvg", query.x[0, 2][real], client=2)[1].argmax(-1)
+    right = (guesses == query.y[0, 2][real]).double().mean()
+    assert m["FedAvg"].get_text() == f"FedAvg {100 * right:.0f} %"
+    score = float(pictures.accuracy["FedAvg"][0, 2, 1])
+    assert float(right) == pytest.approx(score)
+    wrong = [m["FedAvg", c].get_text().endswith("✗") for c in range(8)]
+    told = [m["FedAvg", c].get_text().rstrip("✗") != m["q", c].get_text() for c in range(8)]
+    assert wrong == told
+
+
+def test_bad_input_says_the_way_out(ax, study):
+    with pytest.raises(ValueError, match="'epochs' is not one of"):
+        plots.learning(ax, study, x="epochs")
+    with pytest.raises(ValueError, match="'f1' is not one of"):
+        plots.adaptation(ax, study, "f1")
+    with pytest.raises(ValueError, match="no classification task"):
+        plots.whom(ax, study, quantity="accuracy")
+    with pytest.raises(IndexError, match="0 to 11"):
+        look_at(study, client=12)
+
+
+def test_a_swept_study_is_refused(ax):
+    methods = [fm.FedAvg(lr=fm.sweep(0.01, 0.02), adapt_lr=0.02)]
+    swept = fm.compare(methods, fm.Sines(n_clients=5, n_unseen=3), rounds=1, seeds=1, clients_per_round=2)
+    with pytest.raises(ValueError, match="'FedAvg' is swept"):
+        plots.learning(ax, swept)
