@@ -22,7 +22,7 @@ from fmlab.declare import Sweep, pick, spread, sweep_length, sweeps
 from fmlab.evaluation import evaluate
 from fmlab.setup import Setup
 
-GRID = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+GRID = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 RECORDED: dict[str, dict[str, dict[str, float]]] = json.loads(files("fmlab").joinpath("recorded.json").read_text())
 
 
