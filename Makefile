@@ -1,6 +1,8 @@
 # Every target makes or updates .venv first; that takes about a second when there is nothing to do.
 PYTHON ?= python3
 ARGS ?=
+# torch's threads sleep while they wait, as they do in the notebooks: see tools/install.py.
+export OMP_WAIT_POLICY ?= PASSIVE
 
 ifeq ($(OS),Windows_NT)
 RUN = .venv/Scripts/python

@@ -208,10 +208,14 @@ def set_up_jupyter(python, prefix):
     # Copied here and not by pip: an editable install leaves data files out.
     shutil.copytree(ROOT / "share", prefix / "share", dirs_exist_ok=True)
     # The kernel by its full path: a spec that says `python` runs whatever stands first on PATH.
+    # PASSIVE: torch's threads otherwise wait for each other by spinning. On two busy cores a
+    # comparison of 5 s then took more than two minutes, and a browser alone can keep a core busy.
+    options = ["--display-name", "Python 3 (fmlab)", "--env", "OMP_WAIT_POLICY", "PASSIVE"]
     subprocess.run(
-        [python, "-m", "ipykernel", "install", "--sys-prefix", "--display-name", "Python 3 (fmlab)"],
-        check=True, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+        [python, "-m", "ipykernel", "install", "--sys-prefix", *options],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
 
 
 def install_learn2learn(pin, **where):

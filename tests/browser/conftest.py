@@ -57,7 +57,7 @@ class Shown:
         self.page = page
         self.where = where
 
-    def run_all(self, seconds=120):
+    def run_all(self, seconds=300):
         """Run all cells and wait for the last."""
         self.page.evaluate(READY, seconds * 1000)
 
@@ -102,6 +102,13 @@ class Servers:
         self.tmp = tmp
         self.running = {}
         self.processes = []
+        self.own = {}
+
+    def put(self, name, text):
+        """A test's own notebook, beside the copies of the lessons."""
+        self.own[name] = text
+        for folder in self.tmp.glob("*/notebooks"):
+            (folder / name).write_text(text)
 
     def lab(self, subshells):
         """Address, with its token, of a JupyterLab on a copy of the notebooks."""
@@ -143,6 +150,8 @@ class Servers:
             home / "notebooks",
             ignore=shutil.ignore_patterns(".*"),
         )
+        for own, text in self.own.items():
+            (home / "notebooks" / own).write_text(text)
         return home
 
     def start(self, home, options, probe):
@@ -158,7 +167,7 @@ class Servers:
                 start_new_session=True,
             )  # fmt: skip
         self.processes.append(process)
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 180
         while not answers(probe):
             if process.poll() is not None or time.monotonic() > deadline:
                 pytest.fail(f"{options[0]} did not start:\n{(home / 'log').read_text()[-2000:]}")
@@ -198,7 +207,7 @@ def servers(tmp_path_factory):
 def pages(chromium, request):
     """Opens pages; a failed test leaves a picture of each in test-results/."""
     context = chromium.new_context(viewport={"width": 1280, "height": 900})
-    context.set_default_timeout(60_000)
+    context.set_default_timeout(120_000)
     yield context
     if getattr(request.node, "failed", False):
         RESULTS.mkdir(exist_ok=True)
@@ -232,7 +241,7 @@ def voila(servers, pages):
     def open_page(name):
         where = servers.voila(name)
         page = pages.new_page()
-        page.goto(where, timeout=120_000)
+        page.goto(where, timeout=300_000)
         return Shown(page, where)
 
     return open_page
