@@ -106,8 +106,17 @@ class Control:
             self._quiet = False
 
     def _slid(self, change: dict[str, Any]) -> None:
-        if not self._quiet:
+        if not self._quiet and not self._echo(change["new"]):
             self._accept(change["new"])
+
+    def _echo(self, value: float) -> bool:
+        """Whether the page only moved a value to its own nearest step; a hand moves by a step at least."""
+        if self.hyper.whole:
+            return False
+        if self.value is None:
+            return True  # the slider is disabled: the recorded value is taken
+        apart = math.log10(value / self.value) if self.hyper.log else value - self.value
+        return abs(apart) < 0.51 * self.slider.step
 
     def _typed(self, change: dict[str, Any]) -> None:
         if not self._quiet:

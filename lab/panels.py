@@ -31,9 +31,9 @@ from lab.words import sentence
 from lab.worker import Checkpoint, Superseded, Worker
 from lab.worker import synchronous as chosen_synchronous
 
-FRAME = 0.11  # seconds between frames of a running study
+FRAME = 0.1  # seconds from frame to frame of a running study; drawing takes half of the time at most
 REST = 0.2  # seconds without a new event after which the full answer is computed
-PATIENCE = 0.2  # seconds that a coarse answer may train
+PATIENCE = 0.12  # seconds that a coarse answer may train
 MAP_H = (0.0, 0.25, 0.5, 0.75, 1.0)
 MAP_K = (1, 2, 3, 5, 8)
 RANGES: dict[str, tuple[float, float]] = {  # what a slider spans, where its declaration allows more
@@ -114,7 +114,7 @@ class Panel(widgets.VBox):
         self._map_of: Any = None
         self._quiet = False
         self._play_from_start = False
-        self._frame_at = 0.0
+        self._map_drawn: Any = None
         self._sync = chosen_synchronous() if synchronous is None else synchronous
         self._worker = Worker(self._failed, self._sync)
 
@@ -488,21 +488,32 @@ class Panel(widgets.VBox):
         return study
 
     def _train(self, setting: Setting, checkpoint: Checkpoint, until: int | None) -> fm.Study:
+        asked = shown = time.monotonic()
+
+        def due(now: float) -> bool:
+            cost = shown - asked
+            return self._worker.paused or now - shown > max(FRAME - cost, cost)
+
         def wanted(t: int) -> bool:
             """Whether the study shall be shown at this round too."""
+            nonlocal asked
             if self._sync:
                 return t == until
             self._worker.check()
-            return self._worker.paused or time.monotonic() - self._frame_at > FRAME
+            if not due(now := time.monotonic()):
+                return False
+            asked = now
+            return True
 
         study = None
         for study in setting.stream(wanted):
             if self._sync:
                 if int(study.rounds[-1]) == until:
                     return study
-                continue
-            self._show(study, setting)
-            checkpoint()
+            elif due(time.monotonic()):
+                self._show(study, setting)
+                shown = time.monotonic()
+                checkpoint()
         assert study is not None
         _studies.put(setting, study)
         return study
@@ -576,7 +587,6 @@ class Panel(widgets.VBox):
     def _show(self, study: fm.Study, setting: Setting, final: bool = False) -> None:
         self._study, self._shown = study, setting
         self._redraw()
-        self._frame_at = time.monotonic()
         done, planned = int(study.rounds[-1]), study.config["rounds"]
         says = f"round {done} of {planned}, {len(study.config['seeds'])} seeds"
         if not final:
@@ -598,7 +608,12 @@ class Panel(widgets.VBox):
             "helps": lambda m: plots.whom(m, study, k, quantity),
             "map": lambda m: self._draw_map(m, setting),
         }
-        self._png = self._canvas.paint({v: draws[v] for v in self.views if views is None or v in views})
+        map_now = (self._map_key(setting), len(self._map), setting.heterogeneity, setting.inner_steps)
+        same = {"map"} if map_now == self._map_drawn else set()
+        self._map_drawn = map_now
+        self._png = self._canvas.paint(
+            {v: draws[v] for v in self.views if v not in same and v in (views or self.views)}
+        )
         self._canvas.image.value = self._png
         if views is None:
             text = sentence(study, k, quantity)

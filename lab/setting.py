@@ -59,7 +59,7 @@ class Setting:
             "seeds": self.seeds,
             "clients_per_round": self.clients_per_round,
             "steps": self.steps,
-            "evaluations": min(20, self.rounds),
+            "evaluations": min(10, self.rounds),
             "dtype": torch.float32,  # about twice as fast as float64
         }
         return methods, (population, clients), options
