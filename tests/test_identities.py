@@ -9,8 +9,8 @@ from torch.testing import assert_close
 import fmlab as fm
 from fmlab.algorithms.perfedavg import safe_delta
 from fmlab.data import Batch, Clients, examples
-from fmlab.engine import rounds
-from fmlab.gradients import autograd, autograd_linearize, descend, grad
+from fmlab.engine import participants, rounds
+from fmlab.gradients import autograd, autograd_linearize, descend, grad, path
 
 SERVERS = (fm.SGD(), fm.SGD(lr=0.5, momentum=0.9), fm.Adam(), fm.Yogi())
 POPULATION = fm.Sines(n_clients=6, n_validation=2, n_unseen=3)
@@ -213,6 +213,17 @@ def test_local_only_never_moves_the_server_and_goes_on_from_its_own_model(train)
     both = Batch(*setup.training.everyone()).both
     alone = descend(setup.objective, setup.start[:, None].expand(-1, 6, -1), both, 0.02, 6)
     assert_close(state.kept, alone)
+
+
+def test_a_client_goes_on_from_its_own_model_whenever_it_takes_part_again(train):
+    a = fm.LocalOnly(local_steps=2, adapt_lr=0.02)
+    state, setup = train(a, POPULATION, 5, per_round=3)
+    turns = torch.cat([participants((0,), 6, 3, t)[0] for t in range(5)]).bincount(minlength=6)
+    assert turns.unique().numel() > 1
+    both = Batch(*setup.training.everyone()).both
+    alone = list(path(setup.objective, setup.start[:, None].expand(-1, 6, -1), both, 0.02, 10))
+    for client, n in enumerate(turns.tolist()):
+        assert_close(state.kept[0, client], alone[2 * n][0, client])
 
 
 def same_clients(setup, copies):
