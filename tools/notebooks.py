@@ -8,6 +8,7 @@ the outputs, so that a test can tell when a cell was edited after it was run.
 """
 
 import hashlib
+import os
 import sys
 import time
 from pathlib import Path
@@ -34,12 +35,25 @@ def tidy(notebook):
     notebook.metadata = nbformat.from_dict({**METADATA, "fmlab": {"executed": digest(notebook)}})
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
+        if "outputs" in cell:
+            cell.outputs = joined(cell.outputs)
         for output in cell.get("outputs", []):
             data = output.get("data", {})
             # A panel also carries a picture; without its kernel that is what can be shown.
             if len(data) > 1:
                 data.pop(WIDGET, None)
     return notebook
+
+
+def joined(outputs):
+    """Texts of one stream that follow each other as one: where a kernel cuts them is chance."""
+    kept = []
+    for output in outputs:
+        if kept and "name" in output and kept[-1].get("name") == output.name:
+            kept[-1].text += output.text
+        else:
+            kept.append(output)
+    return kept
 
 
 def execute(path):
@@ -57,6 +71,10 @@ def execute(path):
 
 
 def main(names):
+    # A panel finishes its training before it is stored.
+    os.environ["FMLAB_SYNCHRONOUS"] = "1"
+    # A kernel of the same name in the user's home must not win over the environment's.
+    os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
     for path in sorted(FOLDER.glob("*.ipynb")):
         if names and not any(name in path.name for name in names):
             continue
