@@ -28,10 +28,13 @@ class Prediction(widgets.VBox):
             raise ValueError(f"choices = {choices!r} needs two or more that differ")
         self.question, self.choices = question, choices
         self._key = (question, *choices)
-        full = widgets.Layout(width="max-content", max_width="100%")
-        # Native radio buttons: Tab reaches them, the arrow keys choose, the space bar presses the button.
-        self.radio = widgets.RadioButtons(options=choices, value=None, layout=full)
-        self.radio.tooltip = question
+        # A button a choice: Tab reaches every one and the space bar presses it. In radio buttons only the arrow keys
+        # choose, and those JupyterLab takes for itself.
+        full = widgets.Layout(width="max-content", max_width="100%", min_width="12em")
+        self.options = [widgets.Button(description=c, tooltip=c, layout=full, icon="circle-o") for c in choices]
+        for option, choice in zip(self.options, choices, strict=True):
+            option.on_click(lambda _, choice=choice: self.choose(choice))
+        self.chosen: str | None = None
         self.button = widgets.Button(
             description="Commit to this guess",
             tooltip="Choose an answer first; after this it stays as it is",
@@ -41,29 +44,36 @@ class Prediction(widgets.VBox):
         self.said = widgets.HTML()
         self._then = then
         asked = widgets.HTML(f"<p style='font-weight:600;line-height:1.4;margin:0'>{html.escape(question)}</p>")
-        super().__init__([asked, self.radio, self.button, self.said])
+        super().__init__([asked, widgets.VBox(self.options), self.button, self.said])
         self.add_class("fmlab-predict")
-        self.radio.observe(self._chosen, "value")
         self.button.on_click(self.commit)
         if self.guess is not None:
-            self.radio.value = self.guess
+            self.choose(self.guess)
             self._shut()
 
     @property
     def guess(self) -> str | None:
         return _kept.get(self._key)
 
+    def choose(self, choice: str) -> None:
+        """Choose without committing. ValueError for what is no choice."""
+        if choice not in self.choices:
+            raise ValueError(f"{choice!r} is not one of {self.choices}")
+        self.chosen = self.guess or choice
+        for option in self.options:
+            taken = option.description == self.chosen
+            option.icon, option.button_style = ("dot-circle-o", "info") if taken else ("circle-o", "")
+        self.button.disabled = self.guess is not None
+
     def commit(self, _: Any = None) -> None:
         """Keep the chosen answer for good, and show what was held back."""
-        if self.guess is None and self.radio.value is not None:
-            _kept[self._key] = self.radio.value
+        if self.guess is None and self.chosen is not None:
+            _kept[self._key] = self.chosen
             self._shut()
 
-    def _chosen(self, _: Any) -> None:
-        self.button.disabled = self.guess is not None or self.radio.value is None
-
     def _shut(self) -> None:
-        self.radio.disabled = self.button.disabled = True
+        for button in (*self.options, self.button):
+            button.disabled = True
         self.said.value = f"<p role='status'>Your guess: <b>{html.escape(str(self.guess))}</b>. Now see.</p>"
         if self._then is not None:
             self.children = (*self.children[:4], self._then)

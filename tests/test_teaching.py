@@ -37,16 +37,20 @@ def test_a_guess_is_committed_once():
     assert asked.button.disabled
     asked.commit()  # nothing chosen: nothing kept
     assert asked.guess is None
-    asked.radio.value = "FedMAML"
+    asked.options[0].click()
+    assert (asked.chosen, asked.guess) == ("FedAvg", None)
+    asked.options[1].click()  # until it is committed to, a choice may change
+    assert [o.icon for o in asked.options] == ["circle-o", "dot-circle-o"]
     assert not asked.button.disabled
     asked.button.click()
     assert asked.guess == "FedMAML"
-    assert asked.radio.disabled
-    assert asked.button.disabled
+    assert all(b.disabled for b in (*asked.options, asked.button))
     assert "FedMAML" in asked.said.value
-    asked.radio.value = "FedAvg"  # a front end that is late
+    asked.options[0].click()  # a front end that is late
     asked.commit()
-    assert asked.guess == "FedMAML"
+    assert (asked.chosen, asked.guess) == ("FedMAML", "FedMAML")
+    with pytest.raises(ValueError, match="'FedSGD' is not one of"):
+        asked.choose("FedSGD")
 
 
 def test_what_follows_is_hidden_until_then():
@@ -55,18 +59,18 @@ def test_what_follows_is_hidden_until_then():
     panel = ipywidgets.HTML("the result")
     asked = predict(QUESTION, ["a", "b"], then=panel)
     assert panel not in asked.children
-    asked.radio.value = "a"
+    asked.choose("a")
     asked.button.click()
     assert asked.children[-1] is panel
 
 
 def test_a_cell_run_again_keeps_the_guess_and_another_question_does_not():
     first = predict(QUESTION, ["a", "b"])
-    first.radio.value = "b"
+    first.choose("b")
     first.button.click()
     again = predict(QUESTION, ["a", "b"])
     assert again.guess == "b"
-    assert again.radio.value == "b"
+    assert again.chosen == "b"
     assert again.button.disabled
     assert predict("Another?", ["a", "b"]).guess is None
 
@@ -76,7 +80,7 @@ def test_the_text_of_a_prediction_is_the_same_before_and_after():
         "A question that is longer than the hundred and ten characters at which ipywidgets cuts text " * 2, "ab"
     )
     before = asked._repr_mimebundle_()["text/plain"]
-    asked.radio.value = "a"
+    asked.choose("a")
     asked.commit()
     assert asked._repr_mimebundle_()["text/plain"] == before == repr(asked)
     assert before.endswith("  ( ) a\n  ( ) b")
@@ -86,7 +90,7 @@ def test_the_text_of_a_prediction_is_the_same_before_and_after():
 def test_a_question_is_shown_as_text_not_as_html():
     asked = predict("Is eta < 1 & K > 2?", ["<b>yes</b>", "no"])
     assert "&lt; 1 &amp; K &gt; 2" in asked.children[0].value
-    asked.radio.value = "<b>yes</b>"
+    asked.choose("<b>yes</b>")
     asked.commit()
     assert "&lt;b&gt;yes" in asked.said.value
 

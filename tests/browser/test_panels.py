@@ -1,0 +1,238 @@
+"""The live panels as a reader has them: in JupyterLab with comms on subshells and without, and as a page without code.
+
+Sliders are moved by keyboard and by dragging; picture and sentence must follow, and the console stay free of errors.
+The figures of `test_figures` are printed and written to test-results/, not asserted: they are the machine's as much as
+the panel's. `FMLAB_MEASURE=1` waits for all twenty full comparisons instead of three.
+"""
+
+import json
+import os
+import re
+import statistics
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+pytestmark = pytest.mark.browser
+RESULTS = Path(__file__).resolve().parents[2] / "test-results"
+NAME = "panels.ipynb"
+PICTURE = "img.fmlab-picture, .fmlab-picture img"
+PLAYGROUND = ["import lab", "panel = lab.playground()\npanel"]
+LESSON = [
+    "import lab",
+    "lab.drift()",
+    'lab.predict("Which ends lower?", ["FedAvg", "FedMAML"])',
+    'lab.check("megabytes", None)',
+]
+# From a page's first second on: when the picture changed, when the main thread was held, when an event was handled.
+WATCH = """
+window.seen = {frames: [], blocks: [], keys: []};
+new PerformanceObserver(list => list.getEntries().forEach(e => seen.blocks.push([e.startTime, e.duration])))
+  .observe({type: "longtask", buffered: true});
+document.addEventListener("load", e => {
+  if (e.target.matches?.("img.fmlab-picture, .fmlab-picture img")) seen.frames.push(performance.now());
+}, true);
+document.addEventListener("keydown", () => seen.keys.push(performance.now()), true);
+"""
+NOISE = re.compile(r"favicon|Failed to load resource.*(404|403)|DevTools|Download the React")
+
+
+class Reader:
+    """One page with a panel, and what its console said."""
+
+    def __init__(self, shown):
+        self.shown, self.page, self.complaints = shown, shown.page, []
+        self.page.on("console", lambda m: self.complaints.append(m.text) if m.type == "error" else None)
+        self.page.on("pageerror", lambda e: self.complaints.append(str(e)))
+
+    def run(self, seconds=120):
+        self.page.evaluate(WATCH)
+        self.shown.run_all(seconds)
+        return self
+
+    def wait_idle(self, seconds=90):
+        """Until the status says that the last round is computed."""
+        self.page.wait_for_function(
+            """() => { const s = document.querySelector(".fmlab-status");
+                       const m = s && s.innerText.match(/round (\\d+) of (\\d+)/);
+                       return m && m[1] === m[2] && !s.innerText.includes("..."); }""",
+            timeout=seconds * 1000,
+        )
+
+    def sentence(self):
+        return self.page.locator(".fmlab-summary").first.inner_text()
+
+    def source(self):
+        return self.page.locator(PICTURE).first.get_attribute("src")
+
+    def pixels(self):
+        """A text that differs where two pictures do."""
+        return self.page.locator(PICTURE).first.evaluate(
+            """async img => {
+                 const bytes = await (await fetch(img.src)).arrayBuffer();
+                 return Array.from(new Uint8Array(await crypto.subtle.digest("SHA-256", bytes))).join();
+               }"""
+        )
+
+    def state(self):
+        return self.sentence(), self.source(), self.pixels()
+
+    def handle(self, field):
+        return self.page.locator(f".fmlab-{field} .noUi-handle").first
+
+    def press(self, field, key, times=1):
+        self.handle(field).focus()
+        for _ in range(times):
+            self.page.keyboard.press(key)
+
+    def drag(self, field, by, seconds=0.5):
+        """Press on the handle, move it ``by`` pixels in small steps, let go."""
+        box = self.handle(field).bounding_box()
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        self.page.mouse.move(x, y)
+        self.page.mouse.down()
+        steps = max(4, int(seconds / 0.04))
+        for step in range(1, steps + 1):
+            self.page.mouse.move(x + by * step / steps, y)
+            self.page.wait_for_timeout(1000 * seconds / steps)
+        self.page.mouse.up()
+
+    def changed(self, before, seconds=90):
+        """Wait until picture and sentence differ from ``before``, then until the panel is idle again."""
+        self.page.wait_for_function(
+            "before => document.querySelector('.fmlab-summary').innerText !== before",
+            arg=before[0],
+            timeout=seconds * 1000,
+        )
+        if self.page.locator(".fmlab-status").count():
+            self.wait_idle(seconds)
+        after = self.state()
+        assert all(a != b for a, b in zip(after, before, strict=True))
+        return after
+
+    def picture(self, name):
+        RESULTS.mkdir(exist_ok=True)
+        self.page.locator(".fmlab-panel").first.screenshot(path=RESULTS / f"{name}.png")
+
+    def is_content(self):
+        assert self.shown.errors() == []
+        assert [c for c in self.complaints if not NOISE.search(c)] == []
+        assert self.page.locator(".fmlab-error").all_inner_texts() in ([], [""])
+
+
+def text_of(cells):
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    return nbformat.writes(notebook)
+
+
+@pytest.fixture
+def in_lab(servers, notebook):
+    """A notebook of these cells in JupyterLab, run."""
+
+    def run(cells, subshells="disabled"):
+        servers.put(NAME, text_of(cells))
+        return Reader(notebook(NAME, subshells=subshells)).run()
+
+    return run
+
+
+@pytest.mark.parametrize("subshells", ["disabled", "perCommTarget"])
+def test_sliders_move_picture_and_sentence(in_lab, subshells):
+    reader = in_lab(PLAYGROUND, subshells)
+    reader.wait_idle()
+    reader.picture(f"playground_{subshells}")
+    before = reader.state()
+    width = reader.page.locator(PICTURE).first.bounding_box()
+    reader.press("heterogeneity", "ArrowLeft", 4)
+    before = reader.changed(before)
+    assert float(reader.handle("heterogeneity").get_attribute("aria-valuenow")) == pytest.approx(0.8)
+    reader.drag("inner_steps", 60)
+    reader.changed(before)
+    assert float(reader.handle("inner_steps").get_attribute("aria-valuenow")) > 3
+    reader.picture(f"playground_{subshells}_moved")
+    after = reader.page.locator(PICTURE).first.bounding_box()
+    assert (after["width"], after["height"]) == (width["width"], width["height"])  # nothing jumps
+    reader.is_content()
+
+
+def test_lesson_parts(in_lab):
+    """The drift panel by keyboard and mouse, and a prediction with keys alone."""
+    reader = in_lab(LESSON)
+    reader.page.locator(".fmlab-panel").wait_for()
+    reader.page.wait_for_function("document.querySelector('.fmlab-summary').innerText.length > 20")
+    reader.picture("drift")
+    before = reader.state()
+    reader.press("local_steps", "ArrowRight", 5)
+    before = reader.changed(before)
+    reader.drag("heterogeneity", 60)
+    reader.changed(before)
+    asked = reader.page.locator(".fmlab-predict")
+    assert asked.locator("button").last.is_disabled()
+    asked.locator("button").nth(0).focus()
+    reader.page.keyboard.press("Tab")
+    reader.page.keyboard.press("Space")
+    commit = asked.locator("button:enabled", has_text="Commit to this guess")
+    commit.wait_for()
+    commit.focus()
+    reader.page.keyboard.press("Space")
+    asked.get_by_text("Your guess").wait_for()
+    assert asked.locator("b").inner_text() == "FedMAML"
+    assert "not answered yet" in reader.page.locator(".jp-OutputArea-output").last.inner_text()
+    RESULTS.mkdir(exist_ok=True)
+    asked.screenshot(path=RESULTS / "predict.png")
+    reader.is_content()
+
+
+def test_it_works_as_a_page_without_code(servers, voila):
+    servers.put(NAME, text_of(PLAYGROUND))
+    reader = Reader(voila(NAME))
+    reader.wait_idle()
+    before = reader.state()
+    reader.press("heterogeneity", "ArrowLeft", 4)
+    reader.changed(before)
+    reader.picture("playground_voila")
+    reader.is_content()
+
+
+def test_figures(in_lab, capsys):
+    """How long a reader waits. Heterogeneity moves twenty times by one step, to values never trained before."""
+    reader = in_lab(PLAYGROUND)
+    reader.wait_idle()
+    page, firsts, fulls, rates = reader.page, [], [], []
+    wait_for_all = 20 if os.environ.get("FMLAB_MEASURE") else 3
+    page.evaluate("seen.blocks.length = 0")
+    for move in range(20):
+        page.evaluate("seen.frames.length = seen.keys.length = 0")
+        reader.press("heterogeneity", "ArrowLeft")
+        page.wait_for_function("seen.frames.length && seen.keys.length", timeout=60_000)
+        firsts.append(page.evaluate("seen.frames[0] - seen.keys[0]"))
+        if move < wait_for_all:
+            reader.wait_idle()
+            page.evaluate("seen.done = performance.now()")
+            fulls.append(page.evaluate("seen.done - seen.keys[0]"))
+            rates.append(page.evaluate("1000 * seen.frames.length / (seen.frames.at(-1) - seen.keys[0])"))
+        else:
+            page.wait_for_timeout(300)
+    reader.wait_idle()
+    reader.drag("heterogeneity", 80, seconds=2.0)
+    released = time.perf_counter()
+    page.wait_for_timeout(100)  # the last event is on its way
+    reader.wait_idle()
+    idle = 1000 * (time.perf_counter() - released)
+    blocks = page.evaluate("seen.blocks.map(b => b[1])")
+    figures = {
+        f"first new frame, ms (median of {len(firsts)})": round(statistics.median(firsts)),
+        f"full default comparison, ms (median of {len(fulls)})": round(statistics.median(fulls)),
+        f"frames a second while running (median of {len(rates)})": round(statistics.median(rates), 1),
+        "longest hold of the browser's main thread, ms": round(max(blocks, default=0)),
+        "idle after a drag of 2 s, ms": round(idle),
+        "other load on the machine (1 min, cores)": f"{os.getloadavg()[0]:.1f} on {os.cpu_count()}",
+    }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "panel_figures.json").write_text(json.dumps(figures, indent=1))
+    with capsys.disabled():
+        print("\n" + "\n".join(f"  {name}: {value}" for name, value in figures.items()))
+    reader.is_content()
