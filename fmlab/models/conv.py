@@ -6,8 +6,8 @@ al. do for Omniglot; 28 -> 14 -> 7 -> 4 -> 2) or by 2 x 2 max-pooling (28 -> 14 
 Normalisation. The papers use batch normalisation over the examples at hand, in testing too: an answer then depends on
 which other query images are asked at the same time, which tells the classes' balance and helps ("transductive";
 Bronskill et al. 2020, 2003.03284, measure how much). A client here is scored on its own examples one by one, so the
-default normalises each example by itself: "instance" every channel over the image, "group" all channels together.
-Accuracies are therefore not the papers'.
+default normalises each example by itself: "group" all channels together, "instance" every channel by itself (which
+leaves little to say where the image is down to 2 x 2). Accuracies are therefore not the papers'.
 
 ``conv`` is an ordinary ``nn.Module``, lifted. A hand-stacked version (one grouped convolution, or patches and bmm) was
 measured beside it and is no faster, for the gradient or for exact MAML: see ``benchmarks/fewshot_speed.py``.
@@ -57,7 +57,7 @@ class Conv4(nn.Module):
 
 
 def conv(
-    outputs: int, width: int = 64, size: int = 28, channels: int = 1, norm: str = "instance", pool: bool = False
+    outputs: int, width: int = 64, size: int = 28, channels: int = 1, norm: str = "group", pool: bool = False
 ) -> Lifted:
     """The network over stacked parameters, for images (R, C, n, size, size) or (R, C, n, channels, size, size).
 

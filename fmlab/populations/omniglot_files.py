@@ -203,7 +203,7 @@ def area(full: int, size: int) -> NDArray[np.float64]:
 def _from_cache(cache: Path, digest: str) -> Drawings | None:
     """None where there is no cache, it is of other files, or it does not read."""
     try:
-        with np.load(cache, allow_pickle=False) as f:
+        with cache.open("rb") as opened, np.load(opened, allow_pickle=False) as f:
             if str(f["digest"]) != digest:
                 return None
             evaluation = frozenset(map(str, f["evaluation"]))
