@@ -47,7 +47,7 @@ class SGD(Server):
 class Adam(Server):
     """Kingma & Ba 2014 (1412.6980), Alg. 1, with bias correction."""
 
-    lr: float = hyper(5e-3, symbol="β", low=0.0, high=1.0, text="server step size", log=True)
+    lr: float = hyper(1e-2, symbol="β", low=0.0, high=1.0, text="server step size", log=True)
     b1: float = hyper(0.9, symbol="β1", low=0.0, high=0.9999, text="decay of the first moment")
     b2: float = hyper(0.999, symbol="β2", low=0.0, high=0.99999, text="decay of the second moment")
     eps: float = hyper(1e-8, symbol="ε", low=1e-12, high=1.0, text="added to the root of the second moment", log=True)

@@ -16,6 +16,7 @@ from itertools import islice
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fmlab.algorithms import Algorithm
 from fmlab.declare import Sweep, pick, spread, sweep_length, sweeps
@@ -73,13 +74,25 @@ def search(algorithm: Algorithm, setup: Setup) -> Algorithm:
 
 def _scores(algorithm: Algorithm, setup: Setup) -> Iterator[tuple[float, Algorithm]]:
     """Train once for all swept values, then score every adaptation step size."""
-    n_seeds, steps = len(setup.config["seeds"]), setup.config["steps"]
-    server = next(islice(setup.run(algorithm), setup.config["rounds"], None)).server
+    server = _trained(algorithm, setup)
     for adapt_lr in GRID if "adapt_lr" in step_size_fields(algorithm) else (None,):
         chosen: dict[str, Any] = {} if adapt_lr is None else {"adapt_lr": adapt_lr}
         tried = replace(algorithm, **chosen)
-        wide = spread(tried, n_seeds, setup.start.dtype, setup.start.device)
-        loss = evaluate(wide, setup.objective, server, setup.validation, steps).loss
-        score = loss[..., 1:].unflatten(0, (sweep_length(tried), -1)).mean((1, 2, 3))
-        for value, s in enumerate(torch.nan_to_num(score, nan=float("inf")).tolist()):
+        for value, s in enumerate(_validate(tried, setup, server)):
             yield s, pick(tried, value)
+
+
+def score(algorithm: Algorithm, setup: Setup) -> list[float]:
+    """The validation score of every swept value, step sizes as they are; infinite where it diverges."""
+    return _validate(algorithm, setup, _trained(algorithm, setup))
+
+
+def _trained(algorithm: Algorithm, setup: Setup) -> Tensor:
+    return next(islice(setup.run(algorithm), setup.config["rounds"], None)).server
+
+
+def _validate(algorithm: Algorithm, setup: Setup, server: Tensor) -> list[float]:
+    wide = spread(algorithm, len(setup.config["seeds"]), setup.start.dtype, setup.start.device)
+    loss = evaluate(wide, setup.objective, server, setup.validation, setup.config["steps"]).loss
+    scores = loss[..., 1:].unflatten(0, (sweep_length(algorithm), -1)).mean((1, 2, 3))
+    return torch.nan_to_num(scores, nan=float("inf")).tolist()
