@@ -162,6 +162,7 @@ class Panel(widgets.VBox):
         self._setting, self._look = setting, look
         self._show_controls()
         if setting != before[0]:
+            self._worker.resume()
             self._submit()
         elif look != before[1]:
             self._worker.soon("look", self._redraw)
@@ -338,6 +339,7 @@ class Panel(widgets.VBox):
         self._setting = dataclasses.replace(self._setting, **changes)
         if "task" in changes:
             self._show_controls()
+        self._worker.resume()
         self._submit()
 
     def _check(self, setting: Setting, look: Look) -> None:

@@ -72,6 +72,7 @@ class Worker:
                 return
             self._job = (job, background)
             self._error = None
+            self._halted = False
             self._start()
 
     def soon(self, key: str, call: Callable[[], None]) -> None:
@@ -92,13 +93,14 @@ class Worker:
 
     def resume(self) -> None:
         with self._changed:
-            self.paused = False
+            self.paused = self._halted = False
             self._changed.notify_all()
 
     def step(self) -> None:
         """Let a paused job pass one checkpoint."""
         with self._changed:
             self._steps += 1
+            self._halted = False
             self._changed.notify_all()
 
     def rest(self, seconds: float) -> None:
@@ -188,10 +190,13 @@ class Worker:
             except Superseded:
                 pass
             except BaseException as error:  # shown in the panel, and raised by wait()
-                self._error = error
-                self._on_error(error)
+                with self._changed:
+                    stale = self._overtaken()
+                    self._error = None if stale else error
+                if not stale:
+                    self._on_error(error)
             with self._changed:
-                self._busy = self._drawing = False
+                self._busy = self._drawing = self._halted = False
                 self._changed.notify_all()
 
     def _overtaken(self) -> bool:
@@ -217,7 +222,6 @@ class Worker:
                     self._halted = True
                     self._changed.notify_all()  # wait() returns while paused
                     self._changed.wait()
-                    self._halted = False
                     continue
                 self._drawing = True
             try:
