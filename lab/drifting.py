@@ -31,6 +31,7 @@ from lab.worker import synchronous as chosen_synchronous
 CLIENTS, ROUNDS = 5, 30
 ACROSS, UP = np.linspace(-1.8, 4.2, 61), np.linspace(-1.0, 3.2, 43)  # equal scales in a picture of WIDTH x HEIGHT
 WIDTH, HEIGHT = 760, 560
+LABELS = {"lr": "step size", "round": "round shown"}
 START = torch.tensor([[-1.4, 2.8]], dtype=torch.float64)
 
 
@@ -124,11 +125,14 @@ class DriftPanel(widgets.VBox):
         self._worker = Worker(self._failed, chosen_synchronous() if synchronous is None else synchronous)
         paper = replace(style.DARK if theme == "dark" else style.LIGHT, scale=style.SIZES[size])
         self._canvas = Canvas([("drift", 1)], 1, paper, width=WIDTH, row=HEIGHT)
+        self._canvas.image.layout.max_width = f"{WIDTH}px"  # as drawn; the page would blow it up
         self._png = b""
         self._controls: dict[str, Control] = {}
         for f in fields(Setting):
             h, value = f.metadata["hyper"], getattr(setting, f.name)
-            self._controls[f.name] = Control(f.name, h, value, h.low, h.high, lambda n, v: self.set(**{n: v}))
+            control = Control(f.name, h, value, h.low, h.high, lambda n, v: self.set(**{n: v}))
+            control.slider.description = LABELS.get(f.name, control.slider.description)
+            self._controls[f.name] = control
         self._summary, self._error = widgets.HTML(), widgets.HTML()
         self._summary.add_class("fmlab-summary")
         self._error.add_class("fmlab-error")

@@ -62,7 +62,8 @@ class Prediction(widgets.VBox):
         self.chosen = self.guess or choice
         for option in self.options:
             taken = option.description == self.chosen
-            option.icon, option.button_style = ("dot-circle-o", "info") if taken else ("circle-o", "")
+            option.icon = "dot-circle-o" if taken else "circle-o"
+            option.style.font_weight = "bold" if taken else "normal"
         self.button.disabled = self.guess is not None
 
     def commit(self, _: Any = None) -> None:

@@ -114,7 +114,10 @@ class Reader:
 
     def picture(self, name):
         RESULTS.mkdir(exist_ok=True)
+        size = self.page.viewport_size
+        self.page.set_viewport_size({"width": 1280, "height": 1400})  # the whole panel in one picture
         self.page.locator(".fmlab-panel").first.screenshot(path=RESULTS / f"{name}.png")
+        self.page.set_viewport_size(size)
 
     def is_content(self):
         assert self.shown.errors() == []
