@@ -159,6 +159,7 @@ def test_learn2learns_networks(name):
     x = torch.rand(1, CLIENTS, 5, *shape, generator=generator("l2l"), dtype=torch.float64)
     alone = [module_with(model, w[0, c])(x[0, c]) for c in range(CLIENTS)]
     torch.testing.assert_close(model(w, x)[0], torch.stack(alone), rtol=1e-9, atol=1e-11)
+    assert torch.equal(models(model, 1), w)  # a call leaves no trace, though OmniglotCNN holds its body twice
 
 
 def test_frozen_batch_norm_lifts():

@@ -20,6 +20,7 @@ class Lifted:
     module: nn.Module
     shapes: dict[str, torch.Size] = field(repr=False)
     start: Tensor = field(repr=False)  # (P,) the module's own parameters
+    unused: nn.Module = field(repr=False)  # a copy never called: functional_call leaves traces where layers are shared
 
     @property
     def size(self) -> int:
@@ -28,7 +29,7 @@ class Lifted:
     def init(self, generator: torch.Generator) -> Tensor:
         """float64 (P,): every layer's ``reset_parameters`` under the generator's own seed (the module's values where
         it has none)."""
-        fresh = copy.deepcopy(self.module)
+        fresh = copy.deepcopy(self.unused)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(generator.initial_seed())
             for m in fresh.modules():
@@ -74,4 +75,4 @@ def lift(module: nn.Module) -> Lifted:
     if not named:
         raise ValueError("the module has no parameters to train; lift a module with at least one nn.Parameter")
     start = torch.cat([p.detach().flatten() for p in named.values()])
-    return Lifted(module, {k: p.shape for k, p in named.items()}, start)
+    return Lifted(module, {k: p.shape for k, p in named.items()}, start, copy.deepcopy(module))
