@@ -304,8 +304,9 @@ def test_learn2learn_came_alone():
     assert int(importlib.metadata.version("numpy").split(".")[0]) >= 2
 
 
-def test_the_core_imports_without_learn2learn():
-    code = "import fmlab, sys; print({'learn2learn', 'gym', 'torchvision', 'lab'} & set(sys.modules))"
+def test_the_core_imports_no_widget_no_plot_and_no_peer():
+    others = {"learn2learn", "gym", "torchvision", "lab", "ipywidgets", "IPython", "matplotlib", "pandas", "jax"}
+    code = f"import fmlab, sys; print({others} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
