@@ -23,7 +23,9 @@ class Population(Declared, ABC):
     """Abstract. To add one: write its file beside these and add the class to ``POPULATIONS``."""
 
     n_clients: int = hyper(1000, symbol="N", low=1, high=10**6, whole=True, text="clients that may take part")
-    n_validation: int = hyper(50, symbol="N_v", low=1, high=10**5, whole=True, text="clients that step sizes are chosen on")
+    n_validation: int = hyper(
+        50, symbol="N_v", low=1, high=10**5, whole=True, text="clients that step sizes are chosen on"
+    )
     n_unseen: int = hyper(100, symbol="N_u", low=1, high=10**5, whole=True, text="clients never seen in training")
 
     @abstractmethod

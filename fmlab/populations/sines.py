@@ -28,7 +28,9 @@ from fmlab.randomness import normal, uniform
 class Sines(Population):
     heterogeneity: float = hyper(1.0, symbol="h", low=0.0, high=1.0, text="0: one curve for all; 1: Finn et al. 2017")
     support: int = hyper(10, symbol="n_S", low=1, high=1000, whole=True, text="examples a client adapts on")
-    query: int = hyper(10, symbol="n_Q", low=1, high=1000, whole=True, text="examples a client is scored on in training")
+    query: int = hyper(
+        10, symbol="n_Q", low=1, high=1000, whole=True, text="examples a client is scored on in training"
+    )
     test: int = hyper(25, symbol="n_T", low=1, high=10000, whole=True, text="examples an unseen client is scored on")
     noise: float = hyper(0.0, symbol="σ", low=0.0, high=5.0, text="standard deviation of the noise on training targets")
 
