@@ -5,8 +5,8 @@
 
 Setting of the paper: network 1-40-40-1, 10 support and 10 query points in training, 25 tasks a round, one inner step
 of 0.01, outer Adam 0.001. Departures, all said here: 100,000 clients drawn once stand for endless tasks; the network
-starts from torch's default initialisation. "Joint training" is the paper's "pretrained on all tasks": one step a round on the
-mean loss, the same Adam, fine-tuned with the step size that is best on validation clients (MAML's too).
+starts from torch's default initialisation. "Joint training" is the paper's "pretrained on all tasks": one step a round
+on the mean loss, the same Adam, fine-tuned with the step size that is best on validation clients (MAML's too).
 """
 
 from __future__ import annotations
