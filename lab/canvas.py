@@ -112,7 +112,7 @@ class Canvas:
             self.agg.restore_region(kept.bitmap)
         if legend is not None and kept.framed != marks.framed:  # a legend costs more than all the lines
             ax.draw_artist(legend)
-            kept.framed, kept.legend = marks.framed, self.agg.copy_from_bbox(legend.get_window_extent())
+            kept.framed, kept.legend = marks.framed, self.agg.copy_from_bbox(legend.get_window_extent().padded(2))
             self.agg.restore_region(kept.bitmap)
         for artist in artists:
             if artist is legend:

@@ -59,6 +59,7 @@ class Control:
             row.append(self.recorded)
         self.row = widgets.HBox(row, layout=widgets.Layout(width="100%", align_items="center"))
         self.root = widgets.VBox([self.row, self.message], layout=widgets.Layout(width="100%"))
+        self.root.add_class("fmlab-control")
         self.root.add_class(f"fmlab-{field}")
         self._enable()
 

@@ -70,7 +70,7 @@ class Marks:
             artist.set_visible(key in self._named)
 
     def line(self, key: Hashable, x: ArrayLike, y: ArrayLike, **look: Any) -> Line2D:
-        line = self._keep(key, lambda: self.ax.add_line(Line2D([], [])))
+        line = self._keep(("line", key), lambda: self.ax.add_line(Line2D([], [])))
         line.set(xdata=np.asarray(x, dtype=np.float64), ydata=numbers(y), **look)
         return line
 
@@ -78,7 +78,9 @@ class Marks:
         return self.line(key, x, y, linestyle="none", **({"marker": "o", "markersize": 7 * self.theme.scale} | look))
 
     def band(self, key: Hashable, x: ArrayLike, low: ArrayLike, high: ArrayLike, color: str) -> None:
-        band = self._keep(key, lambda: FillBetweenPolyCollection("x", *(np.zeros((3, 1))), linewidth=0, zorder=1))
+        band = self._keep(
+            ("band", key), lambda: FillBetweenPolyCollection("x", *(np.zeros((3, 1))), linewidth=0, zorder=1)
+        )
         if band.axes is None:
             self.ax.add_collection(band, autolim=False)
         edges = (np.ma.masked_invalid(numbers(t)) for t in (low, high))
@@ -87,7 +89,7 @@ class Marks:
 
     def text(self, key: Hashable, x: float, y: float, says: str, *, inside: bool = False, **look: Any) -> Text:
         """``inside``: x and y count from 0 to 1 over the axes instead of in data."""
-        text = self._keep(key, lambda: self.ax.text(0, 0, "", clip_on=False))
+        text = self._keep(("text", key), lambda: self.ax.text(0, 0, "", clip_on=False))
         where = self.ax.transAxes if inside else self.ax.transData
         size = 11 * self.theme.scale
         text.set(position=(x, y), text=says, transform=where, **({"color": self.theme.ink, "fontsize": size} | look))
@@ -97,7 +99,9 @@ class Marks:
         self, key: Hashable, pixels: NDArray[Any], extent: tuple[float, float, float, float], **look: Any
     ) -> AxesImage:
         """pixels (rows, columns[, 3]); extent (left, right, bottom, top) in data."""
-        image = self._keep(key, lambda: self.ax.add_image(AxesImage(self.ax, zorder=0.5, interpolation="nearest")))
+        image = self._keep(
+            ("image", key), lambda: self.ax.add_image(AxesImage(self.ax, zorder=0.5, interpolation="nearest"))
+        )
         image.set_data(pixels)
         image.set_extent(extent)
         image.set(**look)

@@ -59,6 +59,10 @@ STYLE = """<style>
 .fmlab-panel .fmlab-picture { width: 100%; height: auto; margin: 4px 0; object-fit: contain; }
 .fmlab-summary .widget-html-content { font-size: 1.15em; line-height: 1.4; min-height: 2.8em; }
 .fmlab-status .widget-html-content, .fmlab-message .widget-html-content { line-height: 1.4; }
+.fmlab-panel .widget-box { overflow: visible; }
+.fmlab-control { position: relative; }
+.fmlab-control > .fmlab-message { position: absolute; top: 100%; left: 0; z-index: 5; padding: 0 6px;
+  background: var(--jp-layout-color0, #fff); border: 1px solid currentColor; }
 .fmlab-message, .fmlab-error { color: var(--jp-error-color0, #b00020); }
 .fmlab-projector .widget-label, .fmlab-projector input, .fmlab-projector button, .fmlab-projector select,
 .fmlab-projector label { font-size: 1.25em; }
@@ -104,8 +108,10 @@ class Panel(widgets.VBox):
             raise ValueError(
                 f"theme = {theme!r}, size = {size!r}: give theme 'auto', 'light' or 'dark', size {tuple(style.SIZES)}"
             )
+        setting = setting or Setting()
+        _check(setting, Look())
         self.name, self.views = name, tuple(views)
-        self._first = setting or Setting()
+        self._first = setting
         self._setting, self._look = self._first, Look()
         self._study: fm.Study | None = None
         self._shown: Setting | None = None  # what the study on show answers
@@ -137,8 +143,8 @@ class Panel(widgets.VBox):
         shown.add_class("fmlab-groups")
         row = widgets.HBox([*(self._buttons() if buttons else []), self._status])
         row.layout = widgets.Layout(flex_flow="row wrap", align_items="center")
-        parts = [widgets.HTML(STYLE), shown, row, self._code, self._error]
-        super().__init__([*parts, self._canvas.image, self._summary])
+        # Words that come and go stand below the picture, so that it never moves.
+        super().__init__([widgets.HTML(STYLE), shown, row, self._canvas.image, self._error, self._summary, self._code])
         self.add_class("fmlab-panel")
         self.add_class(f"fmlab-{size}")
         self.add_class(f"fmlab-{theme}")
@@ -157,7 +163,7 @@ class Panel(widgets.VBox):
             raise TypeError(f"{sorted(set(changes) - known)} is not set in this panel; it knows {sorted(known)}")
         setting = dataclasses.replace(self._setting, **{k: v for k, v in changes.items() if k not in looks})
         look = dataclasses.replace(self._look, **{k: v for k, v in changes.items() if k in looks})
-        self._check(setting, look)
+        _check(setting, look)
         before = self._setting, self._look
         self._setting, self._look = setting, look
         self._show_controls()
@@ -201,7 +207,8 @@ class Panel(widgets.VBox):
 
     def close(self) -> None:
         """End the worker and take the panel off the page."""
-        self._worker.close()
+        if hasattr(self, "_worker"):  # not yet, where a wrong argument ended __init__
+            self._worker.close()
         super().close()
 
     def __repr__(self) -> str:
@@ -342,25 +349,6 @@ class Panel(widgets.VBox):
         self._worker.resume()
         self._submit()
 
-    def _check(self, setting: Setting, look: Look) -> None:
-        """Raises ValueError for what no control could be set to."""
-        for name in setting.methods:
-            if name not in METHODS:
-                raise ValueError(f"methods = {setting.methods!r}: {name!r} is not one of {tuple(METHODS)}")
-        if not setting.methods:
-            raise ValueError(f"methods is empty; name at least one of {tuple(METHODS)}")
-        if setting.task not in TASKS:
-            raise ValueError(f"task = {setting.task!r} is not one of {tuple(TASKS)}")
-        for field in ("heterogeneity", *RANGES):
-            value = getattr(setting, field)
-            if not (field == "shots" and value is None):
-                h = declaration(field, setting.task)
-                Control.check(_bare(field, h, *_range(field, h)), value)
-        if look.x not in plots.AXES or look.quantity not in plots.QUANTITIES:
-            raise ValueError(f"x is one of {tuple(plots.AXES)}, quantity one of {plots.QUANTITIES}; got {look}")
-        if look.k is not None and look.k not in range(setting.steps + 1):
-            raise ValueError(f"k = {look.k!r} is not a whole number from 0 to {setting.steps}, or None for all")
-
     def _show_controls(self) -> None:
         """Bring every control to the present setting, without calling back."""
         self._quiet = True
@@ -454,6 +442,7 @@ class Panel(widgets.VBox):
         def job(checkpoint: Checkpoint) -> None:
             self._compute(setting, checkpoint, again, until)
 
+        self._status.value = "training ..."
         with self._errors():
             self._worker.submit(job, lambda checkpoint: self._after(setting, checkpoint))
             if self._sync:
@@ -590,9 +579,10 @@ class Panel(widgets.VBox):
         self._study, self._shown = study, setting
         self._redraw()
         done, planned = int(study.rounds[-1]), study.config["rounds"]
-        says = f"round {done} of {planned}, {len(study.config['seeds'])} seeds"
+        seeds = len(study.config["seeds"])
+        says = f"round {done} of {planned}, {seeds} seed{'s' * (seeds > 1)}"
         if not final:
-            says += ", training ..." if len(study.config["seeds"]) == setting.seeds else ", a first rough answer ..."
+            says += ", training ..." if planned == setting.rounds else ", a first rough answer ..."
         self._status.value = says
         if self._error.value:
             self._say_error("")
@@ -649,6 +639,26 @@ class Panel(widgets.VBox):
 
     def _say_error(self, text: str) -> None:
         self._error.value = html.escape(text)
+
+
+def _check(setting: Setting, look: Look) -> None:
+    """Raises ValueError for what no control could be set to."""
+    for name in setting.methods:
+        if name not in METHODS:
+            raise ValueError(f"methods = {setting.methods!r}: {name!r} is not one of {tuple(METHODS)}")
+    if not setting.methods:
+        raise ValueError(f"methods is empty; name at least one of {tuple(METHODS)}")
+    if setting.task not in TASKS:
+        raise ValueError(f"task = {setting.task!r} is not one of {tuple(TASKS)}")
+    for field in ("heterogeneity", *RANGES):
+        value = getattr(setting, field)
+        if not (field == "shots" and value is None):
+            h = declaration(field, setting.task)
+            Control.check(_bare(field, h, *_range(field, h)), value)
+    if look.x not in plots.AXES or look.quantity not in plots.QUANTITIES:
+        raise ValueError(f"x is one of {tuple(plots.AXES)}, quantity one of {plots.QUANTITIES}; got {look}")
+    if look.k is not None and look.k not in range(setting.steps + 1):
+        raise ValueError(f"k = {look.k!r} is not a whole number from 0 to {setting.steps}, or None for all")
 
 
 def _as_changes(setting: Setting) -> dict[str, Any]:
