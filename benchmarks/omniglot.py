@@ -177,8 +177,9 @@ def table(rows: list[dict[str, Any]]) -> str:
             "normalisation, head from zero; float32. Local methods take 5 steps on minibatches of 10, meta methods 1 "
             f"inner step; servers are the classes' defaults. Step sizes: {s['search_rounds']} rounds on seed "
             f"{SEARCH_SEED} for each of {GRID} in training and of {ADAPT_GRID} in adapting, by accuracy on "
-            f"{VALIDATION} validation clients. MB: one run, all clients. Minutes: on the wall, and of the processor, "
-            "search and scoring included.",
+            f"{VALIDATION} validation clients. MB: one run, all clients. Minutes: on the wall, pauses and "
+            "whatever else the machine did included, and of the processor; search and scoring are in both. The budget "
+            f"is small: {s['rounds'] * s['clients_per_round']:,} client tasks a seed.",
         ]
     return "\n".join(text) + "\n"
 
