@@ -36,7 +36,9 @@ document.addEventListener("load", e => {
 }, true);
 document.addEventListener("keydown", () => seen.keys.push(performance.now()), true);
 """
-NOISE = re.compile(r"favicon|Failed to load resource.*(404|403)|DevTools|Download the React")
+NOISE = re.compile(
+    r"favicon|Failed to load resource: (.*(404|403)|net::ERR)"
+)  # without a network: icons of Voila's template
 
 
 class Reader:
