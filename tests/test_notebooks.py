@@ -3,12 +3,15 @@
 import ast
 import copy
 import importlib.util
+import inspect
 import re
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from lab import teaching
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "notebooks"
@@ -176,6 +179,12 @@ def test_what_make_notebooks_stores():
     assert notebook.metadata.language_info == {"name": "python"}
 
 
+def test_one_text_however_the_kernel_cut_it():
+    pieces = [new_output("stream", name=n, text=t) for n, t in (("stdout", "a"), ("stdout", "b\n"), ("stderr", "c"))]
+    (cell,) = TOOL.tidy(new_notebook(cells=[new_code_cell("x", outputs=[*pieces, show("d"), show("e")])])).cells
+    assert [o.get("text") for o in cell.outputs] == ["ab\n", "c", None, None]
+
+
 @pytest.fixture(params=LESSONS, ids=lambda path: path.stem)
 def lesson(request):
     return nbformat.read(request.param, as_version=4)
@@ -191,6 +200,40 @@ def test_lesson_has_its_parts(lesson):
     assert [part for part in IN_TEXT if part not in text] == []
     assert any(lab_calls(lesson, "predict"))
     assert lesson.cells[0].source.startswith("# ")
+
+
+def checked(lesson):
+    return [call.args[0].value for _, call in lab_calls(lesson, "check")]
+
+
+def solutions(path):
+    """name -> answer. A function whose parameters all have defaults returns the answer; any other is the answer."""
+    module = load(FOLDER / "solutions" / f"{path.stem}.py")
+    found = {n: f for n, f in inspect.getmembers(module, inspect.isfunction) if f.__module__ == module.__name__}
+    return {n: f if needs(f) else f() for n, f in found.items() if not n.startswith("_")}
+
+
+def needs(function):
+    return any(p.default is p.empty for p in inspect.signature(function).parameters.values())
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_exercises_are_unanswered_here_and_solved_elsewhere(path):
+    lesson = nbformat.read(path, as_version=4)
+    for cell, _ in lab_calls(lesson, "check"):
+        assert "not answered yet" in cell.outputs[0].text
+    names = checked(lesson)
+    assert 1 <= len(names) <= 3
+    answers = solutions(path)
+    assert sorted(answers) == sorted(names)
+    for name, answer in answers.items():
+        solved, says = teaching.verdict(name, answer)
+        assert solved, says
+
+
+def test_no_exercise_is_left_over():
+    used = [name for path in LESSONS for name in checked(nbformat.read(path, as_version=4))]
+    assert sorted(used) == teaching.names()
 
 
 def test_links_lead_somewhere(lesson):
