@@ -261,6 +261,8 @@ class Panel(widgets.VBox):
             value = getattr(self._setting, field)
             value = self._default_shots(self._setting.task) if field == "shots" and value is None else value
             control = Control(field, h, value, *_range(field, h), self._moved)
+        # Where every event is computed at once, as on Colab, only the slider's last place is.
+        control.slider.continuous_update = not self._sync
         self._controls[field] = control
         return control
 
@@ -449,9 +451,7 @@ class Panel(widgets.VBox):
                 self._after(setting, lambda: None)
 
     def _compute(self, setting: Setting, checkpoint: Checkpoint, again: bool, until: int | None) -> None:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # small tensors: a second thread costs more than it brings
-        try:
+        with _one_thread():
             known = None if again else _studies.get(setting)
             if known is None and not self._sync and not again:
                 self._show(self._coarse(setting), setting)
@@ -459,8 +459,6 @@ class Panel(widgets.VBox):
             if known is None:
                 known = self._train(setting, checkpoint, until)
             self._show(known, setting, final=True)
-        finally:
-            torch.set_num_threads(threads)
 
     def _coarse(self, setting: Setting) -> fm.Study:
         """A rough answer within PATIENCE; a newer event does not end it, or a long drag would show nothing."""
@@ -514,12 +512,12 @@ class Panel(widgets.VBox):
         study = self._study
         if study is None:
             return
-        torch.set_num_threads(1)
-        if "adaptation" in self.views:
-            self._baselines(study, setting, compute=True)
-            self._redraw(("adaptation",))
-        if "map" in self.views and not self._sync:
-            self._fill_map(setting, checkpoint)
+        with _one_thread():
+            if "adaptation" in self.views:
+                self._baselines(study, setting, compute=True)
+                self._redraw(("adaptation",))
+            if "map" in self.views and not self._sync:
+                self._fill_map(setting, checkpoint)
 
     def _baselines(self, study: fm.Study, setting: Setting, compute: bool = False) -> dict[str, float]:
         quantity = self._quantity(study)
@@ -659,6 +657,17 @@ def _check(setting: Setting, look: Look) -> None:
         raise ValueError(f"x is one of {tuple(plots.AXES)}, quantity one of {plots.QUANTITIES}; got {look}")
     if look.k is not None and look.k not in range(setting.steps + 1):
         raise ValueError(f"k = {look.k!r} is not a whole number from 0 to {setting.steps}, or None for all")
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Small tensors: a second thread costs more than it brings."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _as_changes(setting: Setting) -> dict[str, Any]:

@@ -37,7 +37,8 @@ def synchronous() -> bool:
         return told not in ("0", "")
     if "google.colab" in sys.modules:
         return True
-    if "JPY_SESSION_NAME" in os.environ or os.environ.get("SERVER_SOFTWARE", "").startswith("voila"):
+    voila = os.environ.get("SERVER_SOFTWARE", "").startswith("voila") or any(v.startswith("VOILA_") for v in os.environ)
+    if "JPY_SESSION_NAME" in os.environ or voila:
         return False
     return "PYTEST_VERSION" in os.environ
 

@@ -277,6 +277,7 @@ def test_synchronous_mode_runs_here_and_raises_here(failures):
         ({"PYTEST_VERSION": "9"}, True),
         ({"PYTEST_VERSION": "9", "JPY_SESSION_NAME": "a.ipynb"}, False),
         ({"PYTEST_VERSION": "9", "SERVER_SOFTWARE": "voila/0.5"}, False),
+        ({"PYTEST_VERSION": "9", "VOILA_PREHEAT": "False"}, False),
         ({"FMLAB_SYNCHRONOUS": "1", "JPY_SESSION_NAME": "a.ipynb"}, True),
         ({"FMLAB_SYNCHRONOUS": "0", "PYTEST_VERSION": "9"}, False),
     ],
