@@ -54,7 +54,7 @@ class Control:
         if h.optional:
             hint = f"{words(field)}: the value found by the recorded search on validation clients"
             self.recorded = widgets.Checkbox(value is None, description="recorded", tooltip=hint, indent=False)
-            self.recorded.layout = widgets.Layout(width="92px", flex="0 0 92px")
+            self.recorded.layout = widgets.Layout(width="max-content", flex="0 0 auto")
             self.recorded.observe(self._switched, "value")
             row.append(self.recorded)
         self.row = widgets.HBox(row, layout=widgets.Layout(width="100%", align_items="center"))

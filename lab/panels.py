@@ -35,7 +35,7 @@ FRAME = 0.1  # seconds from frame to frame of a running study; drawing takes hal
 REST = 0.2  # seconds without a new event after which the full answer is computed
 PATIENCE = 0.12  # seconds that a coarse answer may train
 MAP_H = (0.0, 0.25, 0.5, 0.75, 1.0)
-MAP_K = (1, 2, 3, 5, 8)
+MAP_K = (1, 2, 3, 5)
 RANGES: dict[str, tuple[float, float]] = {  # what a slider spans, where its declaration allows more
     "inner_steps": (1, 10),
     "inner_lr": (0.001, 1.0),
@@ -66,6 +66,9 @@ STYLE = """<style>
 .fmlab-message, .fmlab-error { color: var(--jp-error-color0, #b00020); }
 .fmlab-projector .widget-label, .fmlab-projector input, .fmlab-projector button, .fmlab-projector select,
 .fmlab-projector label { font-size: 1.25em; }
+.fmlab-projector .fmlab-groups > * { flex-basis: 430px !important; }
+.fmlab-projector .widget-inline-hbox > .widget-label { width: 150px !important; }
+.fmlab-projector .fmlab-status .widget-html-content { font-size: 1.25em; }
 .fmlab-projector .fmlab-summary .widget-html-content { font-size: 1.6em; }
 [data-jp-theme-light="false"] .fmlab-auto .fmlab-picture,
 [data-jp-theme-light="false"] .fmlab-auto .fmlab-sample { filter: invert(0.93) hue-rotate(180deg); }
@@ -620,7 +623,8 @@ class Panel(widgets.VBox):
         fresh = self._map_of == self._map_key(setting)
         percent = np.array([[self._map.get((h, s), math.nan) if fresh else math.nan for h in MAP_H] for s in MAP_K])
         names = self._map_methods(setting)
-        title, here = f"The map: gain of {names[1]}", (setting.heterogeneity, setting.inner_steps)
+        cell = setting.coarse()
+        title, here = f"{names[1]}'s gain, {cell.rounds} rounds, 1 seed", (setting.heterogeneity, setting.inner_steps)
         plots.map(marks, MAP_H, MAP_K, percent, here=here, names=names, title=title)
 
     def _draw_empty(self) -> None:
@@ -694,10 +698,14 @@ def _first_line(cls: type) -> str:
 
 def _coarse_to_fine() -> list[tuple[float, int]]:
     """Every cell of the map, the corners first, then the middles."""
-    order = [0, len(MAP_H) - 1, len(MAP_H) // 2, *range(len(MAP_H))]
-    rank = {i: order.index(i) for i in range(len(MAP_H))}
+
+    def ranks(n: int) -> list[int]:
+        order = [0, n - 1, n // 2, *range(n)]
+        return [order.index(i) for i in range(n)]
+
+    column, row = ranks(len(MAP_H)), ranks(len(MAP_K))
     cells = itertools.product(range(len(MAP_H)), range(len(MAP_K)))
-    return [(MAP_H[i], MAP_K[j]) for i, j in sorted(cells, key=lambda c: max(rank[c[0]], rank[c[1]]))]
+    return [(MAP_H[i], MAP_K[j]) for i, j in sorted(cells, key=lambda c: max(column[c[0]], row[c[1]]))]
 
 
 def playground(**options: Any) -> Panel:

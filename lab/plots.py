@@ -208,7 +208,7 @@ def map(
                 m.text((row, column), column, row, says, ha="center", va="center", color=color, zorder=3)
         if here is not None:
             at = np.interp(here[0], h, np.arange(len(h))), np.interp(here[1], steps, np.arange(len(steps)))
-            size = 26 * m.theme.scale
+            size = 36 * m.theme.scale
             m.points("here", [at[0]], [at[1]], marker="s", markersize=size, markerfacecolor="none",
                      markeredgecolor=m.theme.ink, markeredgewidth=2.5 * m.theme.scale, zorder=4)  # fmt: skip
         m.frame(
