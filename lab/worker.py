@@ -13,13 +13,29 @@ and for Colab, which does not show what other threads send (colabtools 3373).
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 
 Checkpoint = Callable[[], None]
 Job = Callable[[Checkpoint], None]
+
+
+_workers: weakref.WeakSet[Worker] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_all() -> None:
+    """A thread inside torch while Python ends would abort the process."""
+    for worker in list(_workers):
+        worker.close()
+    for worker in list(_workers):
+        thread = worker._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(10.0)
 
 
 class Superseded(Exception):
@@ -60,6 +76,7 @@ class Worker:
         self._error: BaseException | None = None
         self.paused = False
         self.closed = False
+        _workers.add(self)
 
     # --- from the callbacks' thread -----------------------------------------------------------------
 

@@ -1,11 +1,15 @@
 """The worker: the newest job wins, a running one ends between rounds, and no thread is left behind."""
 
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
 from lab.worker import Superseded, Worker, synchronous
 
+ROOT = Path(__file__).resolve().parents[1]
 LIMIT = 30.0  # seconds after which a wait is a failure; none of these tests needs a fraction of it
 
 
@@ -121,6 +125,18 @@ def test_a_closed_worker_ends_its_thread_and_takes_nothing_more(worker):
     worker.soon("look", lambda: ended.append("looked"))
     assert not worker.alive
     assert ended == [True]
+
+
+def test_python_may_end_while_a_panel_trains():
+    program = (
+        "import torch; from lab.worker import Worker\n"
+        "def job(checkpoint):\n"
+        "    while True:\n"
+        "        torch.ones(300, 300) @ torch.ones(300, 300); checkpoint()\n"
+        "Worker(print).submit(job)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=LIMIT, cwd=ROOT)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_an_idle_worker_has_no_thread(worker):
@@ -292,5 +308,5 @@ def test_where_panels_are_synchronous(monkeypatch, environment, expected):
 
 def test_colab_is_synchronous(monkeypatch):
     monkeypatch.delenv("FMLAB_SYNCHRONOUS", raising=False)
-    monkeypatch.setitem(__import__("sys").modules, "google.colab", object())
+    monkeypatch.setitem(sys.modules, "google.colab", object())
     assert synchronous()
