@@ -33,7 +33,7 @@ from lab.worker import synchronous as chosen_synchronous
 
 FRAME = 0.1  # seconds from frame to frame of a running study; drawing takes half of the time at most
 REST = 0.2  # seconds without a new event after which the full answer is computed
-PATIENCE = 0.12  # seconds that a coarse answer may train
+PATIENCE = 0.08  # seconds that a coarse answer may train
 MAP_H = (0.0, 0.25, 0.5, 0.75, 1.0)
 MAP_K = (1, 2, 3, 5)
 RANGES: dict[str, tuple[float, float]] = {  # what a slider spans, where its declaration allows more
