@@ -59,7 +59,11 @@ class Marks:
         return sorted(shown, key=lambda a: a.get_zorder())
 
     def __getitem__(self, key: Hashable) -> Any:
-        return self._made[key]
+        """The artist that was last drawn under this name, whatever its kind. Raises KeyError if there is none."""
+        for kept, artist in self._made.items():
+            if kept in self._named and isinstance(kept, tuple) and kept[1:] == (key,):
+                return artist
+        raise KeyError(key)
 
     def __enter__(self) -> Marks:
         self._named.clear()
