@@ -95,7 +95,7 @@ def ours(model: Any, w: Tensor, support: Examples, query: Examples, first_order:
     """fmlab's round: every client's meta-gradient, their mean (P,)."""
     with torch.no_grad():
         clients = w.expand(1, support.x.shape[1], -1)
-        return meta_grad(Empirical(model, CrossEntropy()), clients, support, query, LR, 1, first_order)[0].mean((0, 1))
+        return meta_grad(Empirical(model, CrossEntropy()), clients, support, query, LR, 1, first_order).mean((0, 1))
 
 
 def theirs(module: nn.Module, support: Examples, query: Examples, first_order: bool) -> Tensor:

@@ -15,12 +15,15 @@ which is exact (Finn et al. 2017, 1703.03400, eq. 1 for K = 1); dropping H is fi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
 from fmlab.data import Examples
+
+if TYPE_CHECKING:
+    from fmlab.models.backprop import Backprop
 
 Product = Callable[[Tensor], Tensor]
 
@@ -76,28 +79,68 @@ def step_sizes(lr: Any, steps: Any) -> Iterator[Any]:
         yield from (lr * (k < steps).to(steps.dtype) for k in range(int(steps.max())))
 
 
-def descend(f: Objective, w: Tensor, data: Examples, lr: Any, steps: Any) -> Tensor:
-    """w after ``steps`` gradient steps of size lr on the same data."""
-    for eta in step_sizes(lr, steps):
-        w = w - eta * grad(f, w, data)
+def descend(
+    f: Objective,
+    w: Tensor,
+    data: Examples | Callable[[int], Examples],
+    lr: Any,
+    steps: Any,
+    pull: Any = None,
+    to: Tensor | None = None,
+) -> Tensor:
+    """w after ``steps`` steps  w <- w - lr (grad f(w) + pull (w - to)).
+
+    data: the same examples for every step, or a function that gives those of step k. ``to`` (R, C, P) stays put.
+    """
+    rates = step_sizes(lr, steps)
+    batches = ((data(k) if callable(data) else data, eta) for k, eta in enumerate(rates))
+    fast = _closed_form(f, w, lr)
+    if fast is not None:
+        return fast.descend(w, batches, pull, to)
+    for batch, eta in batches:
+        g = grad(f, w, batch)
+        w = w - eta * (g if to is None else g + pull * (w - to))
     return w
 
 
 def path(f: Objective, w: Tensor, data: Examples, lr: Any, steps: int) -> Iterator[Tensor]:
     """The models after 0, 1, ..., steps gradient steps."""
     yield w
+    fast = _closed_form(f, w, lr)
+    if fast is not None:
+        yield from fast.path(w, [(data, lr)] * steps)
+        return
     for _ in range(steps):
         w = w - lr * grad(f, w, data)
         yield w
 
 
+def _closed_form(f: Objective, w: Tensor, lr: Any) -> Backprop | None:
+    """f's closed form where it can be used: nobody differentiates through, and a client has one step size."""
+    one_size = not isinstance(lr, Tensor) or (lr.shape[-1] == 1 and not lr.requires_grad)
+    return getattr(f, "backprop", None) if one_size and not w.requires_grad else None
+
+
 def meta_grad(
     f: Objective, w: Tensor, support: Examples, query: Examples, lr: Any, steps: Any, first_order: Any = False
-) -> tuple[Tensor, Tensor]:
-    """Gradient of the query loss after inner steps, with respect to w and to lr (elementwise): two (R, C, P).
+) -> Tensor:
+    """Gradient (R, C, P) of the query loss after inner steps on the support set, with respect to w.
 
-    Source: module docstring; for lr, Li et al. 2017 (1707.09835), whose one-step case is -grad L_S(w) o grad L_Q(u).
-    ``first_order``: bool, or a bool tensor (R, 1, 1) where it is swept; True leaves the Hessian out.
+    Source: module docstring. ``first_order``: bool, or a bool tensor (R, 1, 1) where it is swept; True leaves the
+    Hessian out.
+    """
+    fast = _closed_form(f, w, lr)
+    if fast is not None and isinstance(first_order, bool):
+        return fast.meta_gradient(w, support, query, step_sizes(lr, steps), not first_order)
+    return meta_grads(f, w, support, query, lr, steps, first_order)[0]
+
+
+def meta_grads(
+    f: Objective, w: Tensor, support: Examples, query: Examples, lr: Any, steps: Any, first_order: Any = False
+) -> tuple[Tensor, Tensor]:
+    """As ``meta_grad``, and beside it the gradient with respect to lr (elementwise): two (R, C, P).
+
+    For lr: Li et al. 2017 (1707.09835), whose one-step case is -grad L_S(w) o grad L_Q(u).
     """
     keep = float(not first_order) if isinstance(first_order, bool) else (~first_order).to(w.dtype)
     exact = isinstance(keep, Tensor) or keep > 0

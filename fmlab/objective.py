@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 
@@ -10,6 +11,7 @@ from fmlab.data import Examples
 from fmlab.gradients import Product, autograd, autograd_linearize
 from fmlab.losses import Loss, mean
 from fmlab.models import MLP, Model
+from fmlab.models.backprop import Backprop
 
 
 @dataclass(frozen=True)
@@ -26,19 +28,20 @@ class Empirical:
     def __call__(self, w: Tensor, data: Examples) -> Tensor:
         return mean(self.loss.each(self.model(w, data.x), data.y), data.weight)
 
+    @cached_property
+    def backprop(self) -> Backprop | None:
+        """The same derivatives in closed form, where the model has them."""
+        return Backprop(self.model, self.loss) if self.closed_form and isinstance(self.model, MLP) else None
+
     def gradient(self, w: Tensor, data: Examples) -> Tensor:
-        if self.closed_form and isinstance(self.model, MLP):
-            return self.model.gradient(self.loss, w, data)
-        return autograd(self, w, data)
+        return self.backprop.gradient(w, data) if self.backprop else autograd(self, w, data)
 
     def linearize(self, w: Tensor, data: Examples) -> tuple[Tensor, Product]:
-        if self.closed_form and isinstance(self.model, MLP):
-            return self.model.linearize(self.loss, w, data)
-        return autograd_linearize(self, w, data)
+        return self.backprop.linearize(w, data) if self.backprop else autograd_linearize(self, w, data)
 
     def score(self, w: Tensor, data: Examples) -> tuple[Tensor, Tensor | None]:
         """Loss and share correct from one forward pass."""
-        p = self.model(w, data.x)
+        p = self.backprop.predict(w, data.x) if self.backprop else self.model(w, data.x)
         hits = self.loss.correct(p, data.y)
         return mean(self.loss.each(p, data.y), data.weight), None if hits is None else mean(hits, data.weight)
 

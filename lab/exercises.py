@@ -244,9 +244,9 @@ def two_inner_steps(answer: Any) -> Steps:
         (1, False, "This is one inner step; the second starts where the first has arrived."),
         (2, True, "This is first order: do both steps inside the function that fm.grad differentiates."),
     ):
-        other, _ = fm.meta_grad(f, w, S, Q, 0.01, steps, first)
+        other = fm.meta_grad(f, w, S, Q, 0.01, steps, first)
         yield not _near(found, other, 1e-9), hint
-    yield _near(found, fm.meta_grad(f, w, S, Q, 0.01, 2)[0], 1e-9), "Inner steps use S, the loss at the end uses Q."
+    yield _near(found, fm.meta_grad(f, w, S, Q, 0.01, 2), 1e-9), "Inner steps use S, the loss at the end uses Q."
 
 
 def first_order_turns(answer: Any) -> Steps:
@@ -287,7 +287,7 @@ def per_fedavg_first_order(answer: Any) -> Steps:
     start = population.model().init(torch.Generator().manual_seed(0)).expand(1, 4, -1)
     v = start
     for _ in range(3):
-        v = v - 0.02 * fm.meta_grad(f, v, S, Q, 0.01, 1, first_order=True)[0]
+        v = v - 0.02 * fm.meta_grad(f, v, S, Q, 0.01, 1, first_order=True)
     found = torch.as_tensor(answer(f, start, S, Q, 0.01, 0.02, 3))
     yield found.shape == (1, 1, start.shape[-1]), "The mean over clients is wanted, of shape (1, 1, P)."
     query_only = Batch(Q, Q)

@@ -35,8 +35,7 @@ class FedMAML(Algorithm):
         return w, None
 
     def local(self, f: Objective, w: Tensor, kept: Kept, batch: Batch) -> tuple[Sent, Kept]:
-        g, _ = meta_grad(f, w, batch.support, batch.query, self.inner_lr, self.inner_steps, self.first_order)
-        return g, None
+        return meta_grad(f, w, batch.support, batch.query, self.inner_lr, self.inner_steps, self.first_order), None
 
     def adapt(self, f: Objective, w: Tensor, support: Examples, steps: int) -> Iterator[Tensor]:
         return path(f, w, support, self.adapt_lr, steps)

@@ -19,7 +19,7 @@ from torch import Tensor
 from fmlab.algorithms.base import Algorithm, Kept, Sent
 from fmlab.data import Batch, Examples
 from fmlab.declare import hyper
-from fmlab.gradients import Objective, meta_grad, path
+from fmlab.gradients import Objective, meta_grads, path
 from fmlab.servers import Adam, Server
 
 
@@ -37,7 +37,7 @@ class FedMetaSGD(Algorithm):
 
     def local(self, f: Objective, w: Tensor, kept: Kept, batch: Batch) -> tuple[Sent, Kept]:
         w, a = w.chunk(2, -1)
-        return torch.cat(meta_grad(f, w, batch.support, batch.query, a, self.inner_steps), -1), None
+        return torch.cat(meta_grads(f, w, batch.support, batch.query, a, self.inner_steps), -1), None
 
     def adapt(self, f: Objective, w: Tensor, support: Examples, steps: int) -> Iterator[Tensor]:
         w, a = w.chunk(2, -1)

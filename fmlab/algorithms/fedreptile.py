@@ -16,7 +16,7 @@ from torch import Tensor
 from fmlab.algorithms.base import Algorithm, Kept, Sent
 from fmlab.data import Batch, Examples
 from fmlab.declare import hyper
-from fmlab.gradients import Objective, grad, path, step_sizes
+from fmlab.gradients import Objective, descend, path
 from fmlab.servers import SGD, Server
 
 
@@ -38,9 +38,7 @@ class FedReptile(Algorithm):
         return w, None
 
     def local(self, f: Objective, w: Tensor, kept: Kept, batch: Batch) -> tuple[Sent, Kept]:
-        v = w
-        for k, eta in enumerate(step_sizes(self.lr, self.local_steps)):
-            v = v - eta * grad(f, v, batch.minibatch(k, self.batch_size))
+        v = descend(f, w, lambda k: batch.minibatch(k, self.batch_size), self.lr, self.local_steps)
         return self.epsilon * (w - v), None
 
     def adapt(self, f: Objective, w: Tensor, support: Examples, steps: int) -> Iterator[Tensor]:

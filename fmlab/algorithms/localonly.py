@@ -17,7 +17,7 @@ from torch import Tensor
 from fmlab.algorithms.base import Algorithm, Kept, Sent
 from fmlab.data import Batch, Examples
 from fmlab.declare import hyper
-from fmlab.gradients import Objective, grad, path, step_sizes
+from fmlab.gradients import Objective, descend, path
 from fmlab.servers import SGD, Server
 
 
@@ -38,9 +38,7 @@ class LocalOnly(Algorithm):
 
     def local(self, f: Objective, w: Tensor, kept: Kept, batch: Batch) -> tuple[Sent, Kept]:
         u = w if kept is None else kept
-        for k, eta in enumerate(step_sizes(self.adapt_lr, self.local_steps)):
-            u = u - eta * grad(f, u, batch.minibatch(k, self.batch_size))
-        return None, u
+        return None, descend(f, u, lambda k: batch.minibatch(k, self.batch_size), self.adapt_lr, self.local_steps)
 
     def adapt(self, f: Objective, w: Tensor, support: Examples, steps: int) -> Iterator[Tensor]:
         return path(f, w, support, self.adapt_lr, steps)

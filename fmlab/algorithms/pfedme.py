@@ -21,7 +21,7 @@ from torch import Tensor
 from fmlab.algorithms.base import Algorithm, Kept, Sent
 from fmlab.data import Batch, Examples
 from fmlab.declare import hyper
-from fmlab.gradients import Objective, grad, step_sizes
+from fmlab.gradients import Objective, descend, step_sizes
 from fmlab.servers import SGD, Server
 
 
@@ -54,17 +54,15 @@ class PFedMe(Algorithm):
         v = theta = w
         for r, on in enumerate(step_sizes(1.0, self.local_rounds)):  # on: 0 once a swept run has had its rounds
             data = batch.minibatch(r, self.batch_size)
-            for alpha in step_sizes(on * self.inner_lr, self.inner_steps):
-                theta = theta - alpha * (grad(f, theta, data) + self.lam * (theta - v))
+            theta = descend(f, theta, data, on * self.inner_lr, self.inner_steps, pull=self.lam, to=v)
             v = v - on * eta * self.lam * (v - theta)
         return self.beta * (w - v), theta
 
     def adapt(self, f: Objective, w: Tensor, support: Examples, steps: int) -> Iterator[Tensor]:
-        rate: Any = self.adapt_lr
         theta = w
         yield theta
         for _ in range(steps):
-            theta = theta - rate * (grad(f, theta, support) + self.lam * (theta - w))
+            theta = descend(f, theta, support, self.adapt_lr, 1, pull=self.lam, to=w)
             yield theta
 
     def evaluations(self) -> Any:
