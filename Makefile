@@ -1,8 +1,8 @@
 # Every target makes or updates .venv first; that takes about a second when there is nothing to do.
 PYTHON ?= python3
 ARGS ?=
-# torch's threads sleep while they wait, as they do in the notebooks: see tools/install.py.
-export OMP_WAIT_POLICY ?= PASSIVE
+# One thread for torch, as in the notebooks: see tools/install.py.
+export OMP_NUM_THREADS ?= 1
 
 ifeq ($(OS),Windows_NT)
 RUN = .venv/Scripts/python
@@ -34,6 +34,7 @@ check: ##      check format, lint (notebooks too) and the types of fmlab
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
 
+bench: export OMP_NUM_THREADS =
 bench: ##      measure fmlab beside its peers on this machine
 	@$(PYTHON) tools/install.py bench
 	$(RUN) -m benchmarks $(ARGS)

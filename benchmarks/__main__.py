@@ -44,15 +44,21 @@ def tasks() -> dict[str, tuple[fm.Algorithm, dict[str, Any]]]:
     }
 
 
-def median(call: Callable[[], Any], seconds: float) -> float:
-    """Median milliseconds of at least 3 calls, for about ``seconds``, after one to warm up."""
-    call()
-    taken: list[float] = []
-    while len(taken) < 3 or sum(taken) < seconds:
-        began = time.perf_counter()
+def medians(calls: list[Callable[[], Any]], seconds: float) -> list[float]:
+    """Median milliseconds of each call, in turns, so that a slow spell of the machine meets all alike.
+
+    At least 5 turns, or ``seconds`` for each call, after one turn to warm up.
+    """
+    taken: list[list[float]] = [[] for _ in calls]
+    for call in calls:
         call()
-        taken.append(time.perf_counter() - began)
-    return statistics.median(taken) * 1e3
+    while len(taken[0]) < 5 or sum(map(sum, taken)) < seconds * len(calls):
+        for call, times in zip(calls, taken, strict=True):
+            call()  # warm: the caches still hold the peer's data
+            began = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - began)
+    return [statistics.median(times) * 1e3 for times in taken]
 
 
 def rounds(clients: list[int], seconds: float) -> list[list[str]]:
@@ -79,12 +85,14 @@ def rounds(clients: list[int], seconds: float) -> list[list[str]]:
         for threads in (1, 2):
             torch.set_num_threads(threads)
             for name, (algorithm, setting) in tasks().items():
-                mine = partial(peers.ours, w, x, y, algorithm)
+                mine = peers.ours(w, x, y, algorithm)
                 peer, call = _peer(w, x, y, setting)
                 _same(name, mine(), call())
-                ours, theirs = median(mine, seconds), median(call, seconds)
+                jax, compiled = _jax(name, w, x, y, setting, mine())
+                ours, theirs, *rest = medians([mine, call, *([jax] if jax else [])], seconds)
                 row = [name, c, threads, f"{ours:.2f}", peer, f"{theirs:.1f}", f"{theirs / ours:.0f}"]
-                rows.append([*map(str, row), *_jax(name, w, x, y, setting, mine(), ours, seconds)])
+                row += [f"{rest[0]:.2f}", f"{ours / rest[0]:.2f}", f"{compiled:.1f}"] if jax else ["none", "", ""]
+                rows.append([*map(str, row)])
                 print("  ".join(rows[-1]), flush=True)
     return rows
 
@@ -97,18 +105,18 @@ def _peer(w: Tensor, x: Tensor, y: Tensor, setting: dict[str, Any]) -> tuple[str
 
 
 def _jax(
-    name: str, w: Tensor, x: Tensor, y: Tensor, setting: dict[str, Any], mine: Tensor, ours: float, seconds: float
-) -> list[str]:
+    name: str, w: Tensor, x: Tensor, y: Tensor, setting: dict[str, Any], mine: Tensor
+) -> tuple[Callable[[], Any] | None, float]:
+    """JAX's round, checked, and the seconds it took to compile; None where JAX is not installed."""
     if find_spec("jax") is None:
-        return ["not installed", "", ""]
+        return None, 0.0
     call = peers.jax_round(lr=LR, **setting)
     arrays = [t.numpy() for t in (w, x, y)]
     began = time.perf_counter()
     result = call(*arrays).block_until_ready()
     compiled = time.perf_counter() - began
     _same(name, mine, torch.tensor(result.tolist()))
-    theirs = median(lambda: call(*arrays).block_until_ready(), seconds)
-    return [f"{theirs:.2f}", f"{ours / theirs:.2f}", f"{compiled:.1f}"]
+    return lambda: call(*arrays).block_until_ready(), compiled
 
 
 def _same(name: str, a: Tensor, b: Tensor) -> None:
@@ -117,19 +125,17 @@ def _same(name: str, a: Tensor, b: Tensor) -> None:
 
 
 def scaling(numbers: list[int], seconds: float) -> list[list[str]]:
-    """Cost against clients, and the share of this machine's own limit for batched 40 x 40 products."""
-    torch.set_num_threads(2)
+    """Cost against clients, one thread, and the share of this machine's own limit for batched 40 x 40 products."""
+    torch.set_num_threads(1)
     model = fm.MLP(peers.SIZES)
     w = model.init(torch.Generator().manual_seed(0)).to(torch.float32)
     rows = [["clients", "FedAvg ms", "us a client", "MAML ms", "us a client", "GFLOP/s of FedAvg", "of the limit"]]
     a, b = torch.rand(200, 20, 40), torch.rand(200, 40, 40)
-    limit = 200 * 2 * 20 * 40 * 40 / median(lambda: torch.bmm(a, b), seconds) / 1e6
     for c in numbers:
         x = torch.rand(c, 20, 1) * 10 - 5
-        times = [
-            median(partial(peers.ours, w, x, x.sin(), tasks()[k][0]), seconds)
-            for k in ("FedAvg, 5 local steps", "MAML, 1 step")
-        ]
+        calls = [peers.ours(w, x, x.sin(), tasks()[k][0]) for k in ("FedAvg, 5 local steps", "MAML, 1 step")]
+        *times, product = medians([*calls, lambda: torch.bmm(a, b)], seconds)
+        limit = 200 * 2 * 20 * 40 * 40 / product / 1e6
         flops = c * 5 * 3 * 2 * 20 * (40 + 1600 + 40)  # forward, backward and weights, in each of 5 steps
         rate = flops / times[0] / 1e6
         cells = [str(c)]
@@ -142,24 +148,25 @@ def scaling(numbers: list[int], seconds: float) -> list[list[str]]:
 
 def comparison() -> list[list[str]]:
     """The contract's example: two algorithms, 300 rounds, 3 seeds, 25 clients a round, evaluation included."""
-    torch.set_num_threads(2)
-    rows = [["comparison", "seconds", "of them evaluation"]]
+    rows = [["comparison", "threads", "seconds", "of them evaluation"]]
     methods = [fm.FedAvg(), fm.FedMAML(inner_steps=1)]
-    for dtype in (torch.float64, torch.float32):
-        fm.compare(methods, fm.Sines(), rounds=2, dtype=dtype)
-        whole = statistics.median(fm.compare(methods, fm.Sines(), dtype=dtype).seconds for _ in range(3))
-        once = statistics.median(fm.compare(methods, fm.Sines(), dtype=dtype, evaluations=1).seconds for _ in range(3))
-        each = (whole - once) / 9  # 11 evaluations against 2
-        rows.append([f"fm.compare, {str(dtype).removeprefix('torch.')}", f"{whole:.2f}", f"{11 * each / whole:.0%}"])
-        print("  ".join(rows[-1]), flush=True)
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        for dtype in (torch.float32, torch.float64):
+            call = partial(fm.compare, methods, fm.Sines(), dtype=dtype)
+            whole, once = (t / 1e3 for t in medians([call, partial(call, evaluations=1)], 0))
+            share = 11 / 9 * (whole - once) / whole  # 11 evaluations against 2
+            name = f"fm.compare, {str(dtype).removeprefix('torch.')}"
+            rows.append([name, str(threads), f"{whole:.2f}", f"{share:.0%}"])
+            print("  ".join(rows[-1]), flush=True)
     if find_spec("jax") is not None:
         compiled, ran = jax_comparison()
         rows.append(
-            ["the same in JAX, float32, compile included", f"{compiled + ran:.2f}", f"(compile {compiled:.2f} s)"]
+            ["the same in JAX, float32, compile included", "", f"{compiled + ran:.2f}", f"(compile {compiled:.2f} s)"]
         )
         print("  ".join(rows[-1]), flush=True)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform != "darwin" else 2**30)
-    rows.append(["peak memory of this benchmark, GiB", f"{peak:.2f}", ""])
+    rows.append(["peak memory of this benchmark so far, GiB", "", f"{peak:.2f}", ""])
     return rows
 
 
@@ -176,7 +183,7 @@ def main() -> None:
     parts = [
         ("One round", rounds([10, 200] if quick else [10, 50, 200, 1000], seconds)),
         ("A whole comparison", comparison()),
-        ("Cost against clients, 2 threads", scaling([10, 100, 1000] if quick else [10, 100, 1000, 10000], seconds)),
+        ("Cost against clients, 1 thread", scaling([10, 100, 1000] if quick else [10, 100, 1000, 10000], seconds)),
     ]
     about = (
         f"torch {torch.__version__.split('+')[0]}, Python {platform.python_version()}, {platform.machine()}, float32, "

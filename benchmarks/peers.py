@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 import fmlab as fm
-from fmlab.data import Batch, examples
+from fmlab.data import Batch, examples, join
 
 SIZES = (1, 40, 40, 1)
 
@@ -40,16 +40,21 @@ def flat(leaves: list[Tensor]) -> Tensor:
     return torch.cat([leaf.T.flatten() if leaf.ndim == 2 else leaf for leaf in leaves])
 
 
-def ours(w: Tensor, x: Tensor, y: Tensor, algorithm: fm.Algorithm) -> Tensor:
-    """fmlab's round: the mean over clients of what they send, (P,)."""
+def ours(w: Tensor, x: Tensor, y: Tensor, algorithm: fm.Algorithm) -> Callable[[], Tensor]:
+    """fmlab's round on clients whose data stand in its own form, as in a training: the mean of what they send, (P,)."""
     half = x.shape[1] // 2
     parts = [examples(x[None, :, s], y[None, :, s]) for s in (slice(half), slice(half, None))]
-    batch = Batch(*(e._replace(weight=e.weight.to(w.dtype)) for e in parts))
-    f = fm.Sines().objective(None)
-    with torch.no_grad():
+    support, query = (e._replace(weight=e.weight.to(w.dtype)) for e in parts)
+    f, both = fm.Sines().objective(None), join(support, query)
+
+    @torch.no_grad()
+    def round() -> Tensor:
+        batch = Batch(support, query, joined=lambda: both)
         sent, _ = algorithm.local(f, w.expand(1, len(x), -1), None, batch)
         assert sent is not None
         return sent.mean((0, 1))
+
+    return round
 
 
 def plain_fedavg(w: Tensor, x: Tensor, y: Tensor, steps: int, lr: float) -> Tensor:

@@ -38,7 +38,7 @@ def compare(
     model: Model | None = None,
     weights: str = "uniform",
     tune: bool = False,
-    dtype: torch.dtype = torch.float64,
+    dtype: torch.dtype | None = None,
     device: str = "cpu",
 ) -> Study:
     """Train every algorithm on ``clients`` and score it on unseen ones after 0..steps adaptation steps.
@@ -54,7 +54,8 @@ def compare(
         model: overrides the population's own.
         weights: the server's mean, "uniform" over clients or by "size".
         tune: search the step sizes of every algorithm on the validation clients, over the same grid.
-        dtype: float64 prints the same digits on every machine; float32 is about twice as fast.
+        dtype: None is torch's default dtype, float32 unless ``torch.set_default_dtype`` says otherwise. float64 takes
+            about twice as long and prints the same digits on every machine.
         device: where to train, for example "cpu" or "cuda".
 
     Raises:

@@ -6,6 +6,7 @@ population, S seeds, n examples, d features, K local or inner steps, T rounds, P
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -53,11 +54,12 @@ class Batch:
     query: Examples
     seeds: tuple[int, ...] = (0,)
     round: int = 0
+    joined: Callable[[], Examples] | None = None  # where support and query stand together already
 
     @cached_property
     def both(self) -> Examples:
         """Support and query together: everything the client may train on."""
-        return join(self.support, self.query)
+        return join(self.support, self.query) if self.joined is None else self.joined()
 
     def minibatch(self, step: int, size: int | None, share: float = 1.0) -> Examples:
         """``size`` of the client's examples without replacement, a function of (seed, round, step).
@@ -113,15 +115,20 @@ class Clients:
         bank = None if self.bank is None else move(self.bank)
         return Clients(self.support.map(move), self.query.map(move), move(self.sizes), bank)
 
+    @cached_property
+    def both(self) -> Examples:
+        """Support and query together."""
+        return join(self.support, self.query)
+
     def take(self, ids: Tensor) -> tuple[Examples, Examples]:
         """Support and query of clients ``ids`` (S, C) -> (S, C, n, ...)."""
-        rows = torch.arange(ids.shape[0], device=ids.device)[:, None]
+        return self.gather(self.support, ids), self.gather(self.query, ids)
 
-        def gather(e: Examples) -> Examples:
-            x = e.x[rows, ids]
-            return Examples(x if self.bank is None else self.bank[x], e.y[rows, ids], e.weight[rows, ids])
-
-        return gather(self.support), gather(self.query)
+    def gather(self, e: Examples, ids: Tensor) -> Examples:
+        """Examples e (S, N, ...) of clients ``ids`` (S, C)."""
+        rows = (ids + self.number * torch.arange(len(ids), device=ids.device)[:, None]).flatten()
+        x, y, weight = (t.flatten(0, 1).index_select(0, rows).unflatten(0, ids.shape) for t in e)
+        return Examples(x if self.bank is None else self.bank[x], y, weight)
 
     def everyone(self) -> tuple[Examples, Examples]:
         """Support and query of all clients, without a copy where there is no bank."""

@@ -44,6 +44,24 @@ def participants(seeds: tuple[int, ...], n_clients: int, per_round: int, round: 
     return torch.stack([choose(n_clients, per_round, "participation", s, round) for s in seeds])
 
 
+class Sampler:
+    """Who takes part in a round and what they hold. The last round stays, for the next algorithm that asks for it."""
+
+    def __init__(self, clients: Clients, seeds: tuple[int, ...], per_round: int) -> None:
+        self.clients, self.seeds, self.per_round = clients, seeds, per_round
+        self.last: tuple[Tensor, Batch] | None = None
+
+    def __call__(self, round: int) -> tuple[Tensor, Batch]:
+        """The clients (S, C) and their batch."""
+        last = self.last
+        if last is None or last[1].round != round:
+            clients = self.clients
+            ids = participants(self.seeds, clients.number, self.per_round, round).to(clients.sizes.device)
+            batch = Batch(*clients.take(ids), self.seeds, round, lambda: clients.gather(clients.both, ids))
+            last = self.last = ids, batch
+        return last
+
+
 def tile(e: Examples, values: int) -> Examples:
     """The same data for every swept value: (S, C, ...) -> (values * S, C, ...)."""
     return e if values == 1 else e.map(lambda t: t.repeat(values, *([1] * (t.ndim - 1))))
@@ -59,10 +77,12 @@ def rounds(
     seeds: tuple[int, ...],
     per_round: int,
     weights: str = "uniform",
+    sampler: Sampler | None = None,
 ) -> Iterator[State]:
     """Yields the state before training, then after every round, without end.
 
     clients: training clients of S seeds; start: fresh models (S, P); weights: "uniform" or "size".
+    sampler: one for all algorithms of a comparison saves drawing every round again for each.
     """
     values, device = sweep_length(algorithm), start.device
     algorithm = spread(algorithm, len(seeds), start.dtype, device)
@@ -70,17 +90,20 @@ def rounds(
     w, kept = algorithm.init(start.repeat(values, 1)[:, None], clients.number)
     runs = torch.arange(len(w), device=device)[:, None]
     state = State(0, w, optimiser.init(w), kept, torch.full((len(w),), -1, device=device))
+    sampler = sampler or Sampler(clients, seeds, per_round)
     while True:
         yield state
         t = state.round
-        ids = participants(seeds, clients.number, per_round, t).to(device)
-        support, query = clients.take(ids)
-        batch = Batch(tile(support, values), tile(query, values), seeds, t)
-        w, ids_r = state.server, ids.repeat(values, 1)
-        mine = None if kept is None else kept[runs, ids_r]
+        ids, batch = sampler(t)
+        if values > 1:
+            batch = Batch(tile(batch.support, values), tile(batch.query, values), seeds, t)
+        w, mine = state.server, None
+        if kept is not None:
+            theirs = runs, ids.repeat(values, 1)
+            mine = kept[theirs]
         sent, mine = algorithm.local(f, w.expand(-1, per_round, -1), mine, batch)
         if kept is not None and mine is not None:
-            kept[runs, ids_r] = mine
+            kept[theirs] = mine
         if sent is not None:
             w, moments = optimiser.step(w, state.moments, average(sent, clients, ids, weights, values), t + 1)
             bad = ~w.isfinite().all(-1)[:, 0]

@@ -1,6 +1,7 @@
 """The loss of one example, and its first and second derivative with respect to the prediction.
 
-``each(p, y)``: (..., n) losses. ``slope(p, y)``: d each / d p. ``curve(p, y, dp)``: the second derivative times dp.
+``each(p, y)``: (..., n) losses. ``target(y, out)``: y in the shape of p. ``slope(p, target, out)``: d each / d p;
+``curve(p, target, dp, out)``: the second derivative times dp; each writes to ``out`` and returns it.
 """
 
 from __future__ import annotations
@@ -21,11 +22,14 @@ class SquaredError:
     def each(self, p: Tensor, y: Tensor) -> Tensor:
         return (p - y).square().mean(-1)
 
-    def slope(self, p: Tensor, y: Tensor) -> Tensor:
-        return (p - y) * (2.0 / p.shape[-1])
+    def target(self, y: Tensor, out: Tensor) -> Tensor:
+        return out.copy_(y)
 
-    def curve(self, p: Tensor, y: Tensor, dp: Tensor) -> Tensor:
-        return dp * (2.0 / p.shape[-1])
+    def slope(self, p: Tensor, target: Tensor, out: Tensor) -> Tensor:
+        return torch.sub(p, target, out=out).mul_(2.0 / p.shape[-1])
+
+    def curve(self, p: Tensor, target: Tensor, dp: Tensor, out: Tensor) -> Tensor:
+        return torch.mul(dp, 2.0 / p.shape[-1], out=out)
 
     def correct(self, p: Tensor, y: Tensor) -> Tensor | None:
         return None
@@ -44,12 +48,15 @@ class CrossEntropy:
     def each(self, p: Tensor, y: Tensor) -> Tensor:
         return -p.log_softmax(-1).gather(-1, y[..., None])[..., 0]
 
-    def slope(self, p: Tensor, y: Tensor) -> Tensor:
-        return p.softmax(-1).scatter_add_(-1, y[..., None], p.new_full((), -1.0).expand(*y.shape, 1))
+    def target(self, y: Tensor, out: Tensor) -> Tensor:
+        return out.zero_().scatter_(-1, y[..., None], 1.0)
 
-    def curve(self, p: Tensor, y: Tensor, dp: Tensor) -> Tensor:
+    def slope(self, p: Tensor, target: Tensor, out: Tensor) -> Tensor:
+        return torch.softmax(p, -1, out=out).sub_(target)
+
+    def curve(self, p: Tensor, target: Tensor, dp: Tensor, out: Tensor) -> Tensor:
         s = p.softmax(-1)
-        return s * (dp - (s * dp).sum(-1, keepdim=True))
+        return torch.mul(s, dp - (s * dp).sum(-1, keepdim=True), out=out)
 
     def correct(self, p: Tensor, y: Tensor) -> Tensor | None:
         """(..., n) 1 where the largest logit is the class's, else 0."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from fmlab.algorithms import Algorithm
 from fmlab.data import Clients, Examples, stack
 from fmlab.declare import sweep_length
-from fmlab.engine import State, rounds
+from fmlab.engine import Sampler, State, rounds
 from fmlab.gradients import Objective
 from fmlab.populations import Population
 from fmlab.randomness import generator
@@ -27,7 +27,7 @@ DEFAULTS: dict[str, Any] = {
     "model": None,
     "weights": "uniform",
     "tune": False,
-    "dtype": torch.float64,
+    "dtype": None,
     "device": "cpu",
 }
 
@@ -82,6 +82,10 @@ class Setup:
     def unseen(self) -> Clients:
         return self._draw("unseen")
 
+    @cached_property
+    def sampler(self) -> Sampler:
+        return Sampler(self.training, self.config["seeds"], self.config["clients_per_round"])
+
     def run(self, algorithm: Algorithm) -> Iterator[State]:
         """The rounds of one algorithm, without end."""
         return rounds(
@@ -92,6 +96,7 @@ class Setup:
             seeds=self.config["seeds"],
             per_round=self.config["clients_per_round"],
             weights=self.config["weights"],
+            sampler=self.sampler,
         )
 
     def _draw(self, split: str) -> Clients:
@@ -120,6 +125,7 @@ def prepare(algorithms: Sequence[Algorithm] | Mapping[str, Algorithm], clients: 
         )
     if config["weights"] not in ("uniform", "size"):
         raise ValueError(f"weights = {config['weights']!r} is neither 'uniform' nor 'size'")
+    config["dtype"] = config["dtype"] or torch.get_default_dtype()
     if config["dtype"] not in (torch.float32, torch.float64):
         raise ValueError(f"dtype = {config['dtype']!r} is neither torch.float32 nor torch.float64")
     config["seeds"] = _seeds(config["seeds"])

@@ -13,6 +13,8 @@ from fmlab.models import MLP
 from fmlab.objective import Empirical
 from fmlab.setup import prepare
 
+torch.set_default_dtype(torch.float64)  # theorems are tested to many digits; ``compare`` takes torch's default
+
 
 def _problem(sizes=(2, 5, 3), *, runs=2, clients=3, support=4, query=6, classes=False, ragged=False, seed=0):
     """An objective, a different model for every client (R, C, P), and a batch; float64.

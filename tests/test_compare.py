@@ -171,6 +171,19 @@ class Spoiled(fm.Sines):
         return replace(clients, support=Examples(s.x.repeat(1, 1, 1, 2), s.y, s.weight))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_torchs_default_dtype_is_compares(dtype):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        study = fm.compare(
+            [fm.FedAvg(local_steps=1)], fm.Sines(n_clients=2, n_unseen=2), rounds=1, seeds=1, clients_per_round=2
+        )
+    finally:
+        torch.set_default_dtype(before)
+    assert study.adaptation["FedAvg"].dtype == study.config["dtype"] == dtype
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

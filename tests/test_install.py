@@ -265,7 +265,7 @@ def test_settings_stand_in_the_environment():
 def test_the_kernel_points_into_the_environment():
     spec = json.loads((Path(sys.prefix) / "share/jupyter/kernels/python3/kernel.json").read_text())
     assert Path(spec["argv"][0]).parent == Path(sys.executable).parent
-    assert spec["env"] == {"OMP_WAIT_POLICY": "PASSIVE"}
+    assert spec["env"] == {"OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture

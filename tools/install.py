@@ -208,9 +208,11 @@ def set_up_jupyter(python, prefix):
     # Copied here and not by pip: an editable install leaves data files out.
     shutil.copytree(ROOT / "share", prefix / "share", dirs_exist_ok=True)
     # The kernel by its full path: a spec that says `python` runs whatever stands first on PATH.
-    # PASSIVE: torch's threads otherwise wait for each other by spinning. On two busy cores a
-    # comparison of 5 s then took more than two minutes, and a browser alone can keep a core busy.
-    options = ["--display-name", "Python 3 (fmlab)", "--env", "OMP_WAIT_POLICY", "PASSIVE"]
+    # One thread for torch: all clients are one batch of small products, which a second thread hardly
+    # speeds up on two idle cores (1.4 times in float64), and slows twentyfold while a browser keeps one
+    # of them busy, for torch's threads then wait for each other. A large convolutional net may gain by
+    # torch.set_num_threads(2).
+    options = ["--display-name", "Python 3 (fmlab)", "--env", "OMP_NUM_THREADS", "1"]
     subprocess.run(
         [python, "-m", "ipykernel", "install", "--sys-prefix", *options],
         check=True,

@@ -1,6 +1,6 @@
 """Gradient steps, meta-gradients and Hessian-vector products of ``MLP`` in closed form, for all clients at once.
 
-With h_0 = x, z_l = h_{l-1} W_l + b_l, h_l = relu(z_l), and the error e_l = d loss / d z_l:
+With h_0 = (x, 1), z_l = h_{l-1} W_l + b_l, h_l = relu(z_l), and the error e_l = d loss / d z_l:
 
     e_{l-1} = (e_l W_l^T) * (z_{l-1} > 0),    d loss / d W_l = h_{l-1}^T e_l,    d loss / d b_l = sum_n e_l
 
@@ -8,14 +8,18 @@ All is linear in the last error. So a step of size eta scales that one by -eta a
 weights where they stand: the gradient itself is never written down. The Hessian-vector product differentiates the
 lines above once more in a direction v (Pearlmutter 1994).
 
-Where all clients still hold the same model (w expanded over clients, stride 0), products with W run as one for all.
-Rows of a layer are then (G, rows, .) with G = R groups of C * n rows; otherwise G = B = R * C groups of n rows.
+With a few clients the time goes into calling torch, not into arithmetic. So the formulas are functions that return
+*calls* on fixed memory, put together once for each shape of data and made again in every step of every round.
+B = R * C clients of n examples; layer l has weights (B, d, o) and a bias (B, 1, o), the first one its bias as last
+row of the weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,225 +30,344 @@ from fmlab.gradients import Product
 from fmlab.losses import Loss
 from fmlab.models.mlp import MLP
 
-Block = tuple[Tensor, Tensor]  # weights (G, d, o), bias (G, 1, o)
+Block = tuple[Tensor, Tensor | None]
+Calls = list[Callable[[], object]]
 Steps = Iterable[tuple[Examples, Any]]  # what each gradient step descends, and its size: a number or (R, 1, 1)
 
 
 @dataclass(frozen=True)
-class Pass:
-    """One forward and backward pass over B = R * C clients, with all that a step and the second derivative need."""
-
-    blocks: list[Block]
-    hs: list[Tensor]  # inputs of every layer (G, rows, d)
-    es: list[Tensor]  # errors of every layer (G, rows, o), times ``scale``
-    p: Tensor  # predictions (G, rows, o)
-    y: Tensor  # (G, rows, ...)
-    scale: Tensor  # (G, rows, 1): the weight of each example, times -eta for a step
-    clients: int
-
-    def split(self, t: Tensor) -> Tensor:
-        """(G, rows, o) -> (B, n, o)."""
-        return t if len(t) == self.clients else t.view(self.clients, -1, t.shape[-1])
-
-    def merge(self, t: Tensor) -> Tensor:
-        """(B, n, o) -> (G, rows, o)."""
-        return t if len(t) == len(self.p) else t.view(len(self.p), -1, t.shape[-1])
-
-
-@dataclass(frozen=True)
 class Backprop:
+    """Memory is kept for each thread and shape, so two threads may use one object."""
+
     model: MLP
     loss: Loss
+    _kept: threading.local = field(default_factory=threading.local, repr=False, compare=False)
 
     def gradient(self, w: Tensor, data: Examples) -> Tensor:
         """(R, C, P), equal to autograd's."""
-        return self._flat(self._add(None, self._pass(self._blocks(w), data)), data)
-
-    def predict(self, w: Tensor, x: Tensor) -> Tensor:
-        """(R, C, n, o), equal to the model's own."""
-        blocks = self._blocks(w)
-        return self._forward(blocks, x.reshape(len(blocks[0][0]), -1, self.model.sizes[0]))[1].view(*x.shape[:3], -1)
+        program: Gradient = self._program(Gradient, w, data)
+        return program.run(w, data)
 
     def linearize(self, w: Tensor, data: Examples) -> tuple[Tensor, Product]:
         """The gradient (R, C, P) and v (R, C, P) -> Hessian v (R, C, P)."""
-        done = self._pass(self._blocks(w), data)
-
-        def product(v: Tensor) -> Tensor:
-            zero = [(w.new_zeros(done.clients, d, o), w.new_zeros(done.clients, 1, o)) for d, o in self.model.layers]
-            return self._flat(self._add_hessian(zero, self._blocks(v.contiguous()), done), data)
-
-        return self._flat(self._add(None, done), data), product
+        program = Gradient(self, w, data)  # memory of its own: the product may be taken any time later
+        return program.run(w, data), program.hessian
 
     def path(self, w: Tensor, steps: Steps) -> Iterator[Tensor]:
         """The models (R, C, P) after each step."""
-        return (self._flat(blocks, data) for blocks, data in self._walk(w, steps))
+        return (program.w.flat(w.shape[:2]) for program in self._walk(w, steps))
 
     def descend(self, w: Tensor, steps: Steps, pull: Any = None, to: Tensor | None = None) -> Tensor:
         """The models (R, C, P) after all steps  v <- v - eta (grad f(v) + pull (v - to))."""
-        last = None
-        for last in self._walk(w, steps, pull, to):  # noqa: B007
+        program = None
+        for program in self._walk(w, steps, pull, to):  # noqa: B007
             pass
-        return w if last is None else self._flat(*last)
+        return w if program is None else program.w.flat(w.shape[:2])
 
-    def meta_gradient(self, w: Tensor, support: Examples, query: Examples, etas: Iterable[Any], exact: bool) -> Tensor:
-        """d/dw L_query(u) (R, C, P) with u the end of steps of sizes ``etas`` on the support set.
-
-        v_K = grad L_query(u_K), v_k = v_{k+1} - eta_k H(u_k) v_{k+1}; the last error already bears the -eta_k.
-        """
-        blocks, trail = self._blocks(w), []
-        for eta in etas:
-            trail.append(self._pass(blocks, support, eta))
-            blocks = self._add(blocks, trail[-1])
-        v = self._add(None, self._pass(blocks, query))
-        for done in reversed(trail if exact else []):
-            v = self._add_hessian(v, v, done)
-        return self._flat(v, query)
-
-    def _walk(
-        self, w: Tensor, steps: Steps, pull: Any = None, to: Tensor | None = None
-    ) -> Iterator[tuple[list[Block], Examples]]:
-        """The blocks after every step, in memory that the next step uses again."""
-        blocks, done = self._blocks(w), None
-        goal = None if to is None else self._blocks(to)
+    def _walk(self, w: Tensor, steps: Steps, pull: Any = None, to: Tensor | None = None) -> Iterator[Descent]:
+        program: Descent | None = None
         for data, eta in steps:
-            first = done is None
-            done = self._pass(blocks, data, eta, reuse=done)
-            if goal is not None:
-                blocks = _pulled(blocks, goal, pull * eta)
-            blocks = self._add(blocks, done, in_place=not first)
-            yield blocks, data
+            fits = self._program(Descent, w, data)
+            if fits is not program:
+                fits.w.load(w if program is None else program.w.flat(w.shape[:2]))
+                fits.memory.forget()
+                program = fits
+            program.step(data, eta, pull, to)
+            yield program
 
-    def _blocks(self, w: Tensor) -> list[Block]:
-        """Views of w (R, C, P), for G = R groups where all clients share one model."""
-        flat = w[:, 0] if w.stride(1) == 0 else w.flatten(0, 1)
-        parts = flat.split([size for d, o in self.model.layers for size in (d * o, o)], 1)
-        shapes = zip(self.model.layers, parts[::2], parts[1::2], strict=True)
-        return [(weights.view(-1, d, o), bias.view(-1, 1, o)) for (d, o), weights, bias in shapes]
+    def meta_gradients(
+        self, w: Tensor, support: Examples, query: Examples, etas: list[Any], exact: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """d/dw L_query(u) (R, C, P), u the end of steps of sizes ``etas`` on the support set; through them if exact.
 
-    def _flat(self, blocks: list[Block], data: Examples) -> Tensor:
+        And where the step sizes are one for each parameter, (R, C, P), the gradient with respect to them.
+        """
+        each = isinstance(etas[0], Tensor) and etas[0].shape[-1] > 1
+        program: Meta = self._program(Meta, w, support, query, len(etas), exact, each)
+        return program.run(w, support, query, etas)
+
+    def predict(self, w: Tensor, x: Tensor) -> Tensor:
+        """(R, C, n, o), equal to the model's own."""
+        memory: Memory = self._program(Memory, w, Examples(x, x, x))
+        memory.x[..., :-1] = x.reshape(*memory.x.shape[:2], -1)
+        _run(memory.forward(_views(self.model, w.flatten(0, 1))))
+        return memory.p.view(*x.shape[:3], -1).clone()
+
+    def _program(self, kind: type, w: Tensor, *shape: Any) -> Any:
+        """The calls and memory of one kind for data of this shape."""
+        shapes = tuple(s.x.shape if isinstance(s, Examples) else s for s in shape)
+        key = (kind, w.dtype, w.device, shapes)
+        programs: dict[Any, Any] = self._kept.__dict__
+        if key not in programs:
+            programs[key] = kind(self, w, *shape)
+        return programs[key]
+
+
+def _run(calls: Calls) -> None:
+    for call in calls:
+        call()
+
+
+class Weights:
+    """Blocks of B clients' own, in memory that stays; ``tensors`` in the order of a flat model."""
+
+    def __init__(self, model: MLP, clients: int, like: Tensor) -> None:
+        self.blocks: list[Block] = []
+        for layer, (d, o) in enumerate(model.layers):
+            bias = like.new_empty(clients, 1, o) if layer else None
+            self.blocks.append((like.new_empty(clients, d if layer else d + 1, o), bias))
+        self.tensors = [t for block in self.blocks for t in block if t is not None]
+        self.rows = [t.view(clients, -1) for t in self.tensors]
+        self.sizes = [t.shape[1] for t in self.rows]
+
+    def load(self, w: Tensor) -> None:
+        """From (R, C, P)."""
+        for row, part in zip(self.rows, w.split(self.sizes, -1), strict=True):
+            row.view(part.shape).copy_(part)
+
+    def flat(self, shape: torch.Size) -> Tensor:
         """(R, C, P), a copy."""
-        return torch.cat([t.flatten(1) for block in blocks for t in block], 1).view(*data.weight.shape[:2], -1)
+        return torch.cat(self.rows, 1).view(*shape, -1)
 
-    def _pass(self, blocks: list[Block], data: Examples, eta: Any = -1.0, reuse: Pass | None = None) -> Pass:
-        """Forward, then backward with the last error times -eta. ``reuse``: write over an earlier pass's h and e."""
-        groups = len(blocks[0][0])
-        fits = reuse is not None and reuse.hs[0].numel() == data.x.numel()
 
-        def room(old: str, layer: int, width: int) -> Tensor | None:
-            return getattr(reuse, old)[layer].view(groups, -1, width) if fits else None
+def _views(model: MLP, flat: Tensor) -> list[Block]:
+    """The blocks inside flat models (B, P)."""
+    blocks: list[Block] = []
+    at = 0
+    for layer, (d, o) in enumerate(model.layers):
+        rows = flat[:, at : at + (d + 1) * o].unflatten(1, (d + 1, o))
+        blocks.append((rows[:, :-1], rows[:, -1:]) if layer else (rows, None))
+        at += (d + 1) * o
+    return blocks
 
-        old = [room("hs", layer, d) for layer, (d, _) in enumerate(self.model.layers)]
-        hs, p = self._forward(blocks, data.x.reshape(groups, -1, self.model.sizes[0]), old)
-        y = data.y.reshape(*p.shape[:2], *data.y.shape[3:])
-        scale = (data.weight * -eta).reshape(groups, -1, 1)
-        e = self.loss.slope(p, y).mul_(scale)
-        es = [e]
-        for layer in range(len(blocks) - 1, 0, -1):
-            e = _mask(_back(e, blocks[layer][0], room("es", layer - 1, hs[layer].shape[2])), hs[layer])
-            es.append(e)
-        return Pass(blocks, hs, es[::-1], p, y, scale, data.weight.shape[:2].numel())
 
-    def _forward(
-        self, blocks: list[Block], x: Tensor, out: list[Tensor | None] | None = None
-    ) -> tuple[list[Tensor], Tensor]:
-        """The inputs of every layer (G, rows, d), written to ``out`` where given, and the predictions."""
-        hs = [x]
-        for layer, (weights, bias) in enumerate(blocks[:-1], 1):
-            hs.append(_affine(hs[-1], weights, bias, out[layer] if out else None).relu_())
-        return hs, _affine(hs[-1], *blocks[-1])
+class Memory:
+    """One forward and backward pass over B clients of n examples; ``hs[0]`` is x with a column of ones."""
 
-    def _add(self, blocks: list[Block] | None, done: Pass, in_place: bool = False) -> list[Block]:
-        """The blocks (zero for None) plus the products h^T e and sums of e: for every client its own (B, ., o)."""
-        out = []
-        for layer, (h, e) in enumerate(zip(done.hs, done.es, strict=True)):
-            h, e = done.split(h), done.split(e)
-            if blocks is None:
-                out.append((_outer(h, e), e.sum(1, keepdim=True)))
-            else:
-                weights, bias = blocks[layer] if in_place else (_wide(t, done.clients) for t in blocks[layer])
-                ones = e.new_ones(1, 1, e.shape[1]).expand(done.clients, -1, -1)
-                out.append((_plus_outer(weights, h, e, in_place), _plus(bias, ones, e, in_place)))
-        return out
+    def __init__(self, owner: Backprop, w: Tensor, data: Examples) -> None:
+        self.loss, sizes = owner.loss, owner.model.sizes
+        b, n = data.x.shape[:2].numel(), data.x.shape[2]
+        self.hs = [w.new_ones(b, n, sizes[0] + 1), *(w.new_empty(b, n, o) for o in sizes[1:-1])]
+        self.es = [w.new_empty(b, n, o) for o in sizes[1:]]
+        self.p, self.target = w.new_empty(b, n, sizes[-1]), w.new_empty(b, n, sizes[-1])
+        self.scale = w.new_empty(b, n, 1)
+        self.ones = w.new_ones(b, 1, n)
+        self.x = self.hs[0]
+        self.holds: tuple[Any, Any] = (None, None)
 
-    def _add_hessian(self, into: list[Block], v: list[Block], done: Pass) -> list[Block]:
-        """Adds ``scale`` times Hessian v to ``into``, which may be v itself: each layer of v is read before written."""
-        dh: Tensor | None = None
-        dhs: list[Tensor | None] = [None]
-        for layer, block in enumerate(v):
-            dz = _affine(done.split(done.hs[layer]), *block)
-            if dh is not None:
-                dz = done.split(_plus(done.merge(dz), done.merge(dh), done.blocks[layer][0], True))
+    def load(self, data: Examples, eta: Any = -1.0) -> None:
+        """The data, and the weight of each example times -eta as the scale of errors."""
+        if data is not self.holds[0]:
+            self.x[..., :-1].copy_(data.x.reshape(*self.x.shape[:2], -1))
+            self.loss.target(data.y.reshape(*self.p.shape[:2], *data.y.shape[3:]), self.target)
+        if data is not self.holds[0] or eta is not self.holds[1]:
+            torch.mul(data.weight, -eta, out=self.scale.view(data.weight.shape))
+        self.holds = (data, eta)
+
+    def forget(self) -> None:
+        """What is loaded may be stale: a new call may bring the same tensors with other numbers in them."""
+        self.holds = (None, None)
+
+    def forward(self, w: list[Block]) -> Calls:
+        calls: Calls = []
+        for layer, (weights, bias) in enumerate(w):
+            last = layer == len(w) - 1
+            out = self.p if last else self.hs[layer + 1]
+            calls += _affine(self.hs[layer], weights, bias, out)
+            calls += [] if last else [out.relu_]
+        return calls
+
+    def backward(self, w: list[Block]) -> Calls:
+        calls: Calls = [
+            partial(self.loss.slope, self.p, self.target, self.es[-1]),
+            partial(self.es[-1].mul_, self.scale),
+        ]
+        for layer in range(len(w) - 1, 0, -1):
+            calls += _back(self.es[layer], w[layer][0], self.es[layer - 1])
+            calls += _mask(self.es[layer - 1], self.hs[layer])
+        return calls
+
+    def add(self, w: list[Block], to: list[Block]) -> Calls:
+        """to = w + h^T e in every layer, bias and weights; ``to`` may be w."""
+        calls: Calls = []
+        for (weights, bias), (to_weights, to_bias), h, e in zip(w, to, self.hs, self.es, strict=True):
+            calls += _plus_outer(weights, h, e, to_weights)
+            if bias is not None and to_bias is not None:
+                calls.append(partial(torch.baddbmm, bias, self.ones, e, out=to_bias))
+        return calls
+
+    def add_hessian(self, w: list[Block], v: list[Block], to: list[Block]) -> Calls:
+        """to += ``scale`` times Hessian(w) v; ``to`` may be v: each layer of v is read before it is written."""
+        dzs = [torch.empty_like(e) for e in self.es]
+        des = [torch.empty_like(e) for e in self.es]
+        calls: Calls = []
+        for layer, (weights, bias) in enumerate(v):
+            calls += _affine(self.hs[layer], weights, bias, dzs[layer])
+            if layer > 0:
+                calls += _plus(dzs[layer], dzs[layer - 1], w[layer][0])
             if layer < len(v) - 1:
-                dh = _mask(dz, done.split(done.hs[layer + 1]))
-                dhs.append(dh)
-        de = self.loss.curve(done.p, done.y, done.merge(dz)).mul_(done.scale)
+                calls += _mask(dzs[layer], self.hs[layer + 1])
+        calls.append(partial(self.loss.curve, self.p, self.target, dzs[-1], des[-1]))
+        calls.append(partial(des[-1].mul_, self.scale))
         for layer in range(len(v) - 1, -1, -1):
-            e, de_b, dh = done.split(done.es[layer]), done.split(de), dhs[layer]
-            if dh is not None:
-                back = done.split(_back(de, done.blocks[layer][0]))
-                _plus(back, e, v[layer][0].mT, True)
-                de = done.merge(_mask(back, done.split(done.hs[layer])))
-                _plus_outer(into[layer][0], dh, e, True)
-            _plus_outer(into[layer][0], done.split(done.hs[layer]), de_b, True)
-            into[layer][1].add_(de_b.sum(1, keepdim=True))
-        return into
+            weights, bias = to[layer]
+            if layer > 0:
+                calls += _back(des[layer], w[layer][0], des[layer - 1])
+                calls += _plus(des[layer - 1], self.es[layer], v[layer][0].mT)
+                calls += _mask(des[layer - 1], self.hs[layer])
+                calls += _plus_outer(weights, dzs[layer - 1], self.es[layer], weights)
+            calls += _plus_outer(weights, self.hs[layer], des[layer], weights)
+            if bias is not None:
+                calls.append(partial(torch.baddbmm, bias, self.ones, des[layer], out=bias))
+        return calls
 
 
-def _mask(e: Tensor, h: Tensor) -> Tensor:
-    """e where h > 0, else 0; in place, since memory fetched anew costs more than the arithmetic."""
-    out: Tensor = torch.ops.aten.threshold_backward.grad_input(e, h, 0, grad_input=e)
-    return out
+class Gradient:
+    """The gradient at w, and products with the Hessian there."""
+
+    def __init__(self, owner: Backprop, w: Tensor, data: Examples) -> None:
+        clients = data.x.shape[:2].numel()
+        self.w, self.g, self.v, self.hv = (Weights(owner.model, clients, w) for _ in range(4))
+        self.memory = Memory(owner, w, data)
+        self.calls = self.memory.forward(self.w.blocks) + self.memory.backward(self.w.blocks)
+        self.add = self.memory.add(self.g.blocks, self.g.blocks)
+        self.product = self.memory.add_hessian(self.w.blocks, self.v.blocks, self.hv.blocks)
+
+    def run(self, w: Tensor, data: Examples) -> Tensor:
+        self.w.load(w)
+        self.memory.forget()
+        self.memory.load(data)
+        for t in self.g.tensors:
+            t.zero_()
+        _run(self.calls + self.add)
+        return self.g.flat(w.shape[:2])
+
+    def hessian(self, v: Tensor) -> Tensor:
+        self.v.load(v)
+        for t in self.hv.tensors:
+            t.zero_()
+        _run(self.product)
+        return self.hv.flat(v.shape[:2])
 
 
-def _wide(t: Tensor, clients: int) -> Tensor:
-    """(G, ., o) -> (B, ., o): a shared model for each client."""
-    return t if len(t) == clients else t[:, None].expand(-1, clients // len(t), -1, -1).flatten(0, 1)
+class Descent:
+    """Gradient steps on models ``w`` that move in place."""
+
+    def __init__(self, owner: Backprop, w: Tensor, data: Examples) -> None:
+        clients = data.x.shape[:2].numel()
+        self.w = Weights(owner.model, clients, w)
+        self.memory = Memory(owner, w, data)
+        self.slopes = self.memory.forward(self.w.blocks) + self.memory.backward(self.w.blocks)
+        self.add = self.memory.add(self.w.blocks, self.w.blocks)
+
+    def step(self, data: Examples, eta: Any, pull: Any, to: Tensor | None) -> None:
+        self.memory.load(data, eta)
+        _run(self.slopes)
+        if to is not None:
+            for row, part in zip(self.w.rows, to.split(self.w.sizes, -1), strict=True):
+                own = row.view(part.shape)
+                own.lerp_(part, eta * pull)
+        _run(self.add)
 
 
-def _pulled(blocks: list[Block], goal: list[Block], share: Any) -> list[Block]:
-    """blocks + share (goal - blocks), a copy; exact at share 0."""
-    moved = []
-    for pair in zip(blocks, goal, strict=True):
-        clients = max(len(pair[0][0]), len(pair[1][0]))
-        rate = _wide(share[:, None, :, 0], clients) if isinstance(share, Tensor) else share
-        moved.append(tuple(torch.lerp(_wide(t, clients), _wide(g, clients), rate) for t, g in zip(*pair, strict=True)))
-    return moved  # type: ignore[return-value]
+class Meta:
+    """Through ``steps`` gradient steps and back: v_K = grad L_query(u_K), v_k = v_{k+1} - H(u_k) (eta_k v_{k+1}).
+
+    The errors of a step bear the factor -eta, so its Hessian product does too. Where eta has an entry for each
+    parameter (``each``) they do not: then g is written down, u_{k+1} = u_k - eta o g, and the product is with -eta o v.
+    """
+
+    def __init__(
+        self, owner: Backprop, w: Tensor, support: Examples, query: Examples, steps: int, exact: bool, each: bool
+    ) -> None:
+        clients = support.x.shape[:2].numel()
+        self.each = each
+        self.us, self.memories = [], [Memory(owner, w, support) for _ in range(steps)]
+        self.query = Memory(owner, w, query)
+        self.us = [Weights(owner.model, clients, w) for _ in range(steps + 1)]
+        self.v, self.rate = Weights(owner.model, clients, w), Weights(owner.model, clients, w)
+        self.eta, self.direction = ((Weights(owner.model, clients, w) if each else self.v) for _ in range(2))
+        self.gs = [Weights(owner.model, clients, w) if each else self.v for _ in range(steps)]
+        self.calls: Calls = []
+        for m, u, after, g in zip(self.memories, self.us, self.us[1:], self.gs, strict=False):
+            self.calls += m.forward(u.blocks) + m.backward(u.blocks)
+            if each:
+                self.calls += [t.zero_ for t in g.tensors] + m.add(g.blocks, g.blocks)
+                for t, slope, size, out in zip(u.tensors, g.tensors, self.eta.tensors, after.tensors, strict=True):
+                    self.calls.append(partial(torch.addcmul, t, slope, size, value=-1, out=out))
+            else:
+                self.calls += m.add(u.blocks, after.blocks)
+        u = self.us[-1]
+        self.calls += self.query.forward(u.blocks) + self.query.backward(u.blocks)
+        self.calls += [t.zero_ for t in self.v.tensors] + self.query.add(self.v.blocks, self.v.blocks)
+        for m, u, g in reversed(list(zip(self.memories, self.us, self.gs, strict=False))):
+            if each:
+                for t, slope, v in zip(self.rate.tensors, g.tensors, self.v.tensors, strict=True):
+                    self.calls.append(partial(t.addcmul_, slope, v, value=-1))
+            if each and exact:
+                for t, size, v in zip(self.direction.tensors, self.eta.tensors, self.v.tensors, strict=True):
+                    self.calls += [partial(torch.mul, size, v, out=t), t.neg_]
+            if exact:
+                self.calls += m.add_hessian(u.blocks, self.direction.blocks, self.v.blocks)
+
+    def run(self, w: Tensor, support: Examples, query: Examples, etas: list[Any]) -> tuple[Tensor, Tensor | None]:
+        self.us[0].load(w)
+        self.query.forget()
+        self.query.load(query)
+        for m, eta in zip(self.memories, etas, strict=True):
+            m.forget()
+            m.load(support, -1.0 if self.each else eta)
+        if self.each:
+            self.eta.load(etas[0])
+            for t in self.rate.tensors:
+                t.zero_()
+        _run(self.calls)
+        return self.v.flat(w.shape[:2]), self.rate.flat(w.shape[:2]) if self.each else None
 
 
 # The products, each in the form that is fastest where a layer has one input or one output: there a batched matrix
 # product takes up to five times as long as the elementwise one or the one of the transposed matrices.
 
 
-def _affine(h: Tensor, weights: Tensor, bias: Tensor, out: Tensor | None = None) -> Tensor:
-    """h W + b: (G, rows, d), (G, d, o), (G, 1, o) -> (G, rows, o)."""
-    if weights.shape[1] == 1:
-        return torch.addcmul(bias, h, weights, out=out)
+def _affine(h: Tensor, weights: Tensor, bias: Tensor | None, out: Tensor) -> Calls:
+    """out = h W + b: (B, n, d) (B, d, o) + (B, 1, o)."""
     if weights.shape[2] == 1:
-        return torch.baddbmm(bias, weights.mT, h.mT).view(len(h), -1, 1)
-    return torch.baddbmm(bias, h, weights, out=out)
+        h, weights, out = _turn(weights), h.mT, _turn(out)
+    if bias is None:
+        return [partial(torch.bmm, h, weights, out=out)]
+    if h.shape[2] == 1:
+        return [partial(torch.addcmul, bias, h, weights, out=out)]
+    return [partial(torch.baddbmm, bias, h, weights, out=out)]
 
 
-def _back(e: Tensor, weights: Tensor, out: Tensor | None = None) -> Tensor:
-    """e W^T: (G, rows, o) -> (G, rows, d)."""
-    return torch.mul(e, weights.mT, out=out) if weights.shape[2] == 1 else torch.bmm(e, weights.mT, out=out)
+def _back(e: Tensor, weights: Tensor, out: Tensor) -> Calls:
+    """out = e W^T: (B, n, o) (B, d, o)^T."""
+    if weights.shape[2] == 1:
+        return [partial(torch.mul, e, _turn(weights), out=out)]
+    return [partial(torch.bmm, e, weights.mT, out=out)]
 
 
-def _plus(t: Tensor, a: Tensor, b: Tensor, in_place: bool) -> Tensor:
-    """t + a b: (G, n, m) + (G, n, k) (G, k, m)."""
+def _mask(e: Tensor, h: Tensor) -> Calls:
+    """e = e where h > 0, else 0."""
+    return [partial(torch.ops.aten.threshold_backward.grad_input, e, h, 0, grad_input=e)]
+
+
+def _plus(t: Tensor, a: Tensor, b: Tensor) -> Calls:
+    """t += a b: (B, n, m), (B, n, k) (B, k, m)."""
     if a.shape[2] == 1:
-        return torch.addcmul(t, a, b, out=t if in_place else None)
-    if b.shape[2] == 1 < a.shape[1]:
-        return _plus(t.view(len(t), 1, -1), b.mT, a.mT, in_place).view(t.shape)
-    return torch.baddbmm(t, a, b, out=t if in_place else None)
+        return [partial(t.addcmul_, a, b)]
+    if b.shape[2] == 1:
+        return [partial(_turn(t).baddbmm_, _turn(b), a.mT)]
+    return [partial(t.baddbmm_, a, b)]
 
 
-def _outer(h: Tensor, e: Tensor) -> Tensor:
-    """h^T e: (B, n, d), (B, n, o) -> (B, d, o)."""
-    return torch.bmm(e.mT, h).mT if e.shape[2] == 1 else torch.bmm(h.mT, e)
-
-
-def _plus_outer(t: Tensor, h: Tensor, e: Tensor, in_place: bool) -> Tensor:
-    """t + h^T e."""
+def _plus_outer(t: Tensor, h: Tensor, e: Tensor, out: Tensor) -> Calls:
+    """out = t + h^T e: (B, d, o) + (B, n, d)^T (B, n, o)."""
     if e.shape[2] == 1:
-        return torch.baddbmm(t.mT, e.mT, h, out=t.mT if in_place else None).mT
-    return torch.baddbmm(t, h.mT, e, out=t if in_place else None)
+        return [partial(torch.baddbmm, _turn(t), _turn(e), h, out=_turn(out))]
+    return [partial(torch.baddbmm, t, h.mT, e, out=out)]
+
+
+def _turn(column: Tensor) -> Tensor:
+    """(B, n, 1) -> (B, 1, n); unlike ``.mT`` its strides are a row's, which the matrix product takes without a copy."""
+    return column.view(len(column), 1, -1)
