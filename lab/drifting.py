@@ -23,8 +23,8 @@ from fmlab.gradients import path
 from lab import plots, style
 from lab.canvas import Canvas
 from lab.controls import Control
+from lab.css import STYLE
 from lab.marks import Marks
-from lab.panels import STYLE
 from lab.worker import Worker
 from lab.worker import synchronous as chosen_synchronous
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import html
-import itertools
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,14 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
-import numpy as np
 import torch
 
 import fmlab as fm
 from lab import plots, style
+from lab.advantage import AdvantageMap
 from lab.cache import LRU
 from lab.canvas import Canvas, Draw
 from lab.controls import Control, switch, words
+from lab.css import STYLE
 from lab.setting import METHODS, PRESETS, TASKS, Setting, declaration, recorded_inner_lr, shots_field
 from lab.words import sentence
 from lab.worker import Checkpoint, Superseded, Worker
@@ -34,8 +33,6 @@ from lab.worker import synchronous as chosen_synchronous
 FRAME = 0.1  # seconds from frame to frame of a running study; drawing takes half of the time at most
 REST = 0.2  # seconds without a new event after which the full answer is computed
 PATIENCE = 0.08  # seconds that a coarse answer may train
-MAP_H = (0.0, 0.25, 0.5, 0.75, 1.0)
-MAP_K = (1, 2, 3, 5)
 RANGES: dict[str, tuple[float, float]] = {  # what a slider spans, where its declaration allows more
     "inner_steps": (1, 10),
     "inner_lr": (0.001, 1.0),
@@ -51,28 +48,15 @@ GROUPS = {
     "view": ("k", "x", "quantity"),
 }
 CELLS = {"client": 2, "adaptation": 1, "learning": 1, "helps": 1, "map": 1}  # columns that a view spans
-STYLE = """<style>
-.fmlab-panel { max-width: 1140px; }
-.fmlab-groups { gap: 2px 20px; }
-.fmlab-panel .widget-inline-hbox, .fmlab-panel .widget-html { margin-top: 1px; margin-bottom: 1px; }
-.fmlab-title { font-weight: 600; border-bottom: 1px solid var(--jp-border-color1, #bbb); line-height: 1.5; }
-.fmlab-panel .fmlab-picture { width: 100%; height: auto; margin: 4px 0; object-fit: contain; }
-.fmlab-summary .widget-html-content { font-size: 1.15em; line-height: 1.4; min-height: 2.8em; }
-.fmlab-status .widget-html-content, .fmlab-message .widget-html-content { line-height: 1.4; }
-.fmlab-panel .widget-box { overflow: visible; }
-.fmlab-control { position: relative; }
-.fmlab-control > .fmlab-message { position: absolute; top: 100%; left: 0; z-index: 5; padding: 0 6px;
-  background: var(--jp-layout-color0, #fff); border: 1px solid currentColor; }
-.fmlab-message, .fmlab-error { color: var(--jp-error-color0, #b00020); }
-.fmlab-projector .widget-label, .fmlab-projector input, .fmlab-projector button, .fmlab-projector select,
-.fmlab-projector label { font-size: 1.25em; }
-.fmlab-projector .fmlab-groups > * { flex-basis: 430px !important; }
-.fmlab-projector .widget-inline-hbox > .widget-label { width: 150px !important; }
-.fmlab-projector .fmlab-status .widget-html-content { font-size: 1.25em; }
-.fmlab-projector .fmlab-summary .widget-html-content { font-size: 1.6em; }
-[data-jp-theme-light="false"] .fmlab-auto .fmlab-picture,
-[data-jp-theme-light="false"] .fmlab-auto .fmlab-sample { filter: invert(0.93) hue-rotate(180deg); }
-</style>"""
+BUTTONS = {
+    "preset": "set all controls at once",
+    "play / pause": "stop the training between two rounds, go on, or train again from the start",
+    "one round": "train one round more and stop",
+    "reset": "all controls as they were at first",
+    "another client": "show the next unseen client; trains nothing",
+    "copy as code": "a cell that computes this very study with fm.compare",
+    "save picture": "the picture as a file, in twice the resolution",
+}
 _studies: LRU[fm.Study] = LRU(48)
 _baselines: LRU[dict[str, float]] = LRU(64)
 
@@ -91,8 +75,9 @@ class Panel(widgets.VBox):
     """A live panel. ``set``, ``wait`` and ``study`` do from code what hands and eyes do.
 
     controls: fields that get a control, in named groups; the others stay as ``setting`` has them.
-    views: of "client", "adaptation", "learning", "helps", "map". theme: "auto" follows JupyterLab's, else "light" or
-    "dark". size: "notebook" or "projector". synchronous: compute in the calling thread (None: where needed).
+    views: of "client", "adaptation", "learning", "helps", "map". buttons: of ``BUTTONS``. theme: "auto" follows
+    JupyterLab's, else "light" or "dark". size: "notebook" or "projector". synchronous: compute in the calling thread
+    (None: where needed).
     """
 
     def __init__(
@@ -102,7 +87,7 @@ class Panel(widgets.VBox):
         views: Sequence[str],
         *,
         setting: Setting | None = None,
-        buttons: bool = False,
+        buttons: Sequence[str] = (),
         theme: str = "auto",
         size: str = "notebook",
         synchronous: bool | None = None,
@@ -119,8 +104,7 @@ class Panel(widgets.VBox):
         self._study: fm.Study | None = None
         self._shown: Setting | None = None  # what the study on show answers
         self._view: tuple[Any, ...] = ()
-        self._map: dict[tuple[float, int], float] = {}
-        self._map_of: Any = None
+        self._map = AdvantageMap()
         self._quiet = False
         self._play_from_start = False
         self._map_drawn: Any = None
@@ -144,7 +128,7 @@ class Panel(widgets.VBox):
         groups = [self._group(title, [c for c in fields if c in controls]) for title, fields in GROUPS.items()]
         shown = widgets.HBox([g for g in groups if g is not None], layout=widgets.Layout(flex_flow="row wrap"))
         shown.add_class("fmlab-groups")
-        row = widgets.HBox([*(self._buttons() if buttons else []), self._status])
+        row = widgets.HBox([*self._buttons(buttons), self._status])
         row.layout = widgets.Layout(flex_flow="row wrap", align_items="center")
         # Words that come and go stand below the picture, so that it never moves.
         super().__init__([widgets.HTML(STYLE), shown, row, self._canvas.image, self._error, self._summary, self._code])
@@ -279,27 +263,30 @@ class Panel(widgets.VBox):
         setattr(self, f"_{field}_box", box)
         return box
 
-    def _buttons(self) -> list[widgets.Widget]:
-        preset = widgets.Dropdown(options=["preset ...", *PRESETS], tooltip="preset: set all controls at once")
-        preset.layout = widgets.Layout(width="190px")
-        preset.add_class("fmlab-preset")
-        preset.observe(self._preset, "value")
-        self._preset_box = preset
-        made: list[widgets.Widget] = [preset]
-        for label, hint, call in (
-            ("play / pause", "stop the training between two rounds, go on, or train again from the start", self._play),
-            ("one round", "train one round more and stop", self._one_round),
-            ("reset", "all controls as they were at first", self._reset),
-            ("another client", "show the next unseen client; trains nothing", self._another),
-            ("copy as code", "a cell that computes this very study with fm.compare", self._show_code),
-            ("save picture", "the picture as a file, in twice the resolution", self._save_picture),
-        ):
-            button = widgets.Button(description=label, tooltip=hint, layout=widgets.Layout(width="auto"))
+    def _buttons(self, wanted: Sequence[str]) -> list[widgets.Widget]:
+        made: list[widgets.Widget] = []
+        if "preset" in wanted:
+            preset = widgets.Dropdown(options=["preset ...", *PRESETS], tooltip=f"preset: {BUTTONS['preset']}")
+            preset.layout = widgets.Layout(width="190px")
+            preset.add_class("fmlab-preset")
+            preset.observe(self._preset, "value")
+            self._preset_box = preset
+            made.append(preset)
+        calls = {
+            "play / pause": self._play,
+            "one round": self._one_round,
+            "reset": self._reset,
+            "another client": self._another,
+            "copy as code": self._show_code,
+            "save picture": self._save_picture,
+        }
+        for label in (name for name in calls if name in wanted):
+            button = widgets.Button(description=label, tooltip=BUTTONS[label], layout=widgets.Layout(width="auto"))
             button.add_class("fmlab-" + "-".join(w for w in label.split() if w != "/"))
-            button.on_click(self._clicked(call))
+            button.on_click(self._clicked(calls[label]))
             made.append(button)
         self._link = widgets.HTML()
-        return [*made, self._link]
+        return [*made, self._link] if "save picture" in wanted else made
 
     def _clicked(self, call: Callable[[], None]) -> Callable[[Any], None]:
         def clicked(_: Any) -> None:
@@ -522,6 +509,11 @@ class Panel(widgets.VBox):
             if "map" in self.views and not self._sync:
                 self._fill_map(setting, checkpoint)
 
+    def _fill_map(self, setting: Setting, checkpoint: Checkpoint) -> None:
+        for _ in self._map.fill(setting, _studies, checkpoint):
+            self._redraw(("map",))
+            checkpoint()
+
     def _baselines(self, study: fm.Study, setting: Setting, compute: bool = False) -> dict[str, float]:
         quantity = self._quantity(study)
         key = (setting.task, setting.heterogeneity, setting.shots, setting.seeds, quantity)
@@ -530,46 +522,6 @@ class Panel(widgets.VBox):
             found = plots.baselines(study, quantity)
             _baselines.put(key, found)
         return found or {}
-
-    # --- the map ------------------------------------------------------------------------------------
-
-    def _map_setting(self, setting: Setting, h: float, steps: int) -> Setting:
-        coarse = setting.coarse()
-        return dataclasses.replace(coarse, heterogeneity=h, inner_steps=steps, methods=self._map_methods(setting))
-
-    @staticmethod
-    def _map_methods(setting: Setting) -> tuple[str, ...]:
-        """FedAvg and the federated meta-learning method on show: FedMAML unless only others are on."""
-        others = [n for n in setting.methods if n not in ("FedAvg", "LocalOnly", "FedProx")]
-        return "FedAvg", "FedMAML" if "FedMAML" in others or not others else others[0]
-
-    def _fill_map(self, setting: Setting, checkpoint: Checkpoint) -> None:
-        """Corners first, then between them; every cell is kept, and is the coarse answer when a slider comes by."""
-        for h, steps in _coarse_to_fine():
-            cell = self._map_setting(setting, h, steps)
-            if (h, steps) in self._map and self._map_of == self._map_key(setting):
-                continue
-            study = _studies.get(cell)
-            if study is None:
-
-                def between(t: int) -> bool:
-                    checkpoint()
-                    return False
-
-                *_, study = cell.stream(between)
-                _studies.put(cell, study)
-            self._remember(setting, h, steps, study)
-            self._redraw(("map",))
-            checkpoint()
-
-    def _map_key(self, setting: Setting) -> Setting:
-        return self._map_setting(setting, 0.0, 1)
-
-    def _remember(self, setting: Setting, h: float, steps: int, study: fm.Study) -> None:
-        if self._map_of != self._map_key(setting):
-            self._map_of, self._map = self._map_key(setting), {}
-        quantity = "accuracy" if study.accuracy else "loss"
-        self._map[h, steps] = plots.advantage(study, self._map_methods(setting)[1], quantity=quantity)
 
     # --- drawing ------------------------------------------------------------------------------------
 
@@ -599,9 +551,9 @@ class Panel(widgets.VBox):
             "adaptation": lambda m: plots.adaptation(m, study, quantity, k, self._baselines(study, setting)),
             "learning": lambda m: plots.learning(m, study, look.x, quantity, k),
             "helps": lambda m: plots.whom(m, study, k, quantity),
-            "map": lambda m: self._draw_map(m, setting),
+            "map": lambda m: self._map.draw(m, setting),
         }
-        map_now = (self._map_key(setting), len(self._map), setting.heterogeneity, setting.inner_steps)
+        map_now = self._map.state(setting)
         same = {"map"} if map_now == self._map_drawn else set()
         self._map_drawn = map_now
         self._png = self._canvas.paint(
@@ -618,14 +570,6 @@ class Panel(widgets.VBox):
         if not self._view or self._view[0] is not study or self._view[1] != number:
             self._view = (study, number, plots.look_at(study, number))
         return self._view[2]  # type: ignore[no-any-return]
-
-    def _draw_map(self, marks: plots.Marks, setting: Setting) -> None:
-        fresh = self._map_of == self._map_key(setting)
-        percent = np.array([[self._map.get((h, s), math.nan) if fresh else math.nan for h in MAP_H] for s in MAP_K])
-        names = self._map_methods(setting)
-        cell = setting.coarse()
-        title, here = f"{names[1]}'s gain, {cell.rounds} rounds, 1 seed", (setting.heterogeneity, setting.inner_steps)
-        plots.map(marks, MAP_H, MAP_K, percent, here=here, names=names, title=title)
 
     def _draw_empty(self) -> None:
         self._png = self._canvas.paint({})
@@ -696,23 +640,11 @@ def _first_line(cls: type) -> str:
     return (sys.modules[cls.__module__].__doc__ or cls.__name__).strip().splitlines()[0]
 
 
-def _coarse_to_fine() -> list[tuple[float, int]]:
-    """Every cell of the map, the corners first, then the middles."""
-
-    def ranks(n: int) -> list[int]:
-        order = [0, n - 1, n // 2, *range(n)]
-        return [order.index(i) for i in range(n)]
-
-    column, row = ranks(len(MAP_H)), ranks(len(MAP_K))
-    cells = itertools.product(range(len(MAP_H)), range(len(MAP_K)))
-    return [(MAP_H[i], MAP_K[j]) for i, j in sorted(cells, key=lambda c: max(column[c[0]], row[c[1]]))]
-
-
 def playground(**options: Any) -> Panel:
     """The panel for exploring: every control, every view. Options: ``theme``, ``size``, ``synchronous``, and any
     field of the first setting, for example ``heterogeneity=0.5``."""
     controls = [field for fields in GROUPS.values() for field in fields]
-    return _panel("playground", controls, list(CELLS), buttons=True, **options)
+    return _panel("playground", controls, list(CELLS), buttons=tuple(BUTTONS), **options)
 
 
 def heterogeneity(**options: Any) -> Panel:
@@ -727,7 +659,7 @@ def inner_steps(**options: Any) -> Panel:
 
 def one_client(**options: Any) -> Panel:
     """One unseen client, before and after k adaptation steps."""
-    return _panel("one client", ["k", "heterogeneity"], ["client", "adaptation"], buttons=False, **options)
+    return _panel("one client", ["k", "heterogeneity"], ["client", "adaptation"], buttons=["another client"], **options)
 
 
 def _panel(name: str, controls: Sequence[str], views: Sequence[str], **options: Any) -> Panel:

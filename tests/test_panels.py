@@ -15,7 +15,7 @@ from ipywidgets.widgets.widget import _instances
 
 import fmlab as fm
 import lab
-from lab import panels
+from lab import advantage, panels
 from lab.cache import LRU
 from lab.canvas import encode
 from lab.panels import GROUPS, PRESETS, RANGES, Panel
@@ -36,8 +36,8 @@ def nothing_remembered():
 
 @pytest.fixture
 def small_map(monkeypatch):
-    monkeypatch.setattr(panels, "MAP_H", (0.0, 0.5))
-    monkeypatch.setattr(panels, "MAP_K", (1, 2))
+    monkeypatch.setattr(advantage, "H", (0.0, 0.5))
+    monkeypatch.setattr(advantage, "K", (1, 2))
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def make():
 
     def panel(views=("learning",), controls=EVERY, synchronous=True, **setting):
         first = Setting(**(SMALL | setting))
-        made.append(Panel("test", controls, views, setting=first, buttons=True, synchronous=synchronous))
+        made.append(Panel("test", controls, views, setting=first, buttons=tuple(panels.BUTTONS), synchronous=synchronous))
         return made[-1]
 
     yield panel
@@ -116,8 +116,8 @@ def test_what_is_stored_and_shown_without_a_kernel(make):
 def test_the_stored_playground_has_its_whole_map(make, small_map):
     panel = make(views=("client", "map"))
     panel._repr_mimebundle_()
-    assert len(panel._map) == len(panels.MAP_H) * len(panels.MAP_K)
-    assert np.isfinite(list(panel._map.values())).all()
+    assert len(panel._map.percent) == len(advantage.H) * len(advantage.K)
+    assert np.isfinite(list(panel._map.percent.values())).all()
 
 
 # --- from a control to a study -------------------------------------------------------------------
@@ -457,8 +457,8 @@ def test_one_round_in_synchronous_mode(make):
 def test_the_map_fills_in_the_background_and_serves_the_slider(make, small_map):
     panel = make(synchronous=False, views=("map",))
     panel.wait(LIMIT, background=True)
-    assert len(panel._map) == len(panels.MAP_H) * len(panels.MAP_K)
-    cell = panel._map_setting(panel.setting, 0.5, 2)
+    assert len(panel._map.percent) == len(advantage.H) * len(advantage.K)
+    cell = advantage.cell(panel.setting, 0.5, 2)
     assert panels._studies.get(cell) is not None
     assert cell == dataclasses.replace(panel.setting, heterogeneity=0.5, inner_steps=2).coarse()
 

@@ -1,0 +1,89 @@
+"""The map: heterogeneity x inner steps, the colour is the advantage of federated meta-learning over fine-tuned FedAvg.
+
+A cell is the coarse study of its setting (one seed, a quarter of the rounds), computed in the background from the
+corners to the middles and kept in the panels' cache; it is the first rough answer when a slider comes by.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+import fmlab as fm
+from lab import plots
+from lab.cache import LRU
+from lab.setting import Setting
+from lab.worker import Checkpoint
+
+H = (0.0, 0.25, 0.5, 0.75, 1.0)
+K = (1, 2, 3, 5)
+
+
+def pair(setting: Setting) -> tuple[str, str]:
+    """FedAvg and the federated meta-learning method on show: FedMAML unless only others are on."""
+    others = [n for n in setting.methods if n not in ("FedAvg", "LocalOnly", "FedProx")]
+    return "FedAvg", "FedMAML" if "FedMAML" in others or not others else others[0]
+
+
+def cell(setting: Setting, h: float, steps: int) -> Setting:
+    return dataclasses.replace(setting.coarse(), heterogeneity=h, inner_steps=steps, methods=pair(setting))
+
+
+def coarse_to_fine() -> list[tuple[float, int]]:
+    """Every cell, the corners first, then the middles."""
+
+    def ranks(n: int) -> list[int]:
+        order = [0, n - 1, n // 2, *range(n)]
+        return [order.index(i) for i in range(n)]
+
+    column, row = ranks(len(H)), ranks(len(K))
+    cells = itertools.product(range(len(H)), range(len(K)))
+    return [(H[i], K[j]) for i, j in sorted(cells, key=lambda c: max(column[c[0]], row[c[1]]))]
+
+
+class AdvantageMap:
+    """The cells computed so far, in percent; all of one kind of setting, the others are in the cache."""
+
+    def __init__(self) -> None:
+        self.percent: dict[tuple[float, int], float] = {}
+        self.kind: Setting | None = None
+
+    def fill(self, setting: Setting, studies: LRU[fm.Study], checkpoint: Checkpoint) -> Iterator[None]:
+        """Compute what is missing, yielding after every new cell; ``checkpoint`` raises where something newer waits."""
+
+        def between(t: int) -> bool:
+            checkpoint()
+            return False
+
+        for h, steps in coarse_to_fine():
+            if self._fits(setting) and (h, steps) in self.percent:
+                continue
+            wanted = cell(setting, h, steps)
+            study = studies.get(wanted)
+            if study is None:
+                *_, study = wanted.stream(between)
+                studies.put(wanted, study)
+            if not self._fits(setting):
+                self.kind, self.percent = cell(setting, 0.0, 1), {}
+            quantity = "accuracy" if study.accuracy else "loss"
+            self.percent[h, steps] = plots.advantage(study, pair(setting)[1], quantity=quantity)
+            yield
+
+    def state(self, setting: Setting) -> Any:
+        """Changes whenever the picture would."""
+        return cell(setting, 0.0, 1), len(self.percent), setting.heterogeneity, setting.inner_steps
+
+    def draw(self, marks: plots.Marks, setting: Setting) -> None:
+        known = self.percent if self._fits(setting) else {}
+        percent = np.array([[known.get((h, k), math.nan) for h in H] for k in K])
+        names, here = pair(setting), (setting.heterogeneity, setting.inner_steps)
+        title = f"{names[1]}'s gain, {setting.coarse().rounds} rounds, 1 seed"
+        plots.map(marks, H, K, percent, here=here, names=names, title=title)
+
+    def _fits(self, setting: Setting) -> bool:
+        return self.kind == cell(setting, 0.0, 1)
