@@ -31,8 +31,9 @@ from fmlab.setup import prepare
 from fmlab.tuning import step_size_fields
 
 HERE = Path(__file__).parent
-GRID = (0.05, 0.15, 0.4)  # of the step size in training
-ADAPT_GRID = (0.05, 0.1, 0.2, 0.4)
+GRID = (0.02, 0.05, 0.15, 0.4)  # of the step size in training
+ADAPT_GRID = (0.02, 0.05, 0.1, 0.2, 0.4)
+SERVER_GRID = (0.1, 0.3, 1.0)  # times the server's own step size
 SEARCH_SEED = 100
 VALIDATION, UNSEEN = 30, 60  # clients a seed
 METHODS: dict[str, fm.Algorithm] = {
@@ -69,14 +70,22 @@ def options(a: argparse.Namespace, shots: int) -> dict[str, Any]:
 
 @torch.no_grad()
 def search(method: fm.Algorithm, a: argparse.Namespace, shots: int, bar: Any) -> fm.Algorithm:
-    """The step sizes with the best accuracy of validation clients, averaged over 1..steps steps."""
+    """The client's step sizes after ``search_rounds``, then the server's after three times as many."""
     fields = step_size_fields(method)
     training = next(f for f in fields if f != "adapt_lr")
     start = replace(method, **dict.fromkeys(fields, GRID[0]))
-    tried = replace(start, **{training: fm.sweep(*GRID)})
-    setup = prepare([start], population(a, shots), seeds=(SEARCH_SEED,), **options(a, shots))
+    best = _best(replace(start, **{training: fm.sweep(*GRID)}), a, shots, a.search_rounds, bar)
+    server = best.server  # type: ignore[attr-defined]
+    tried: dict[str, Any] = {"server": replace(server, lr=fm.sweep(*(server.lr * factor for factor in SERVER_GRID)))}
+    return _best(replace(best, **tried), a, shots, 3 * a.search_rounds, bar)
+
+
+def _best(tried: fm.Algorithm, a: argparse.Namespace, shots: int, rounds: int, bar: Any) -> fm.Algorithm:
+    """The swept value and the adaptation step size with the best accuracy of validation clients over 1..steps steps."""
+    fields = step_size_fields(tried)
+    setup = prepare([pick(tried, 0)], population(a, shots), seeds=(SEARCH_SEED,), **options(a, shots))
     server = None
-    for state in islice(setup.run(tried), a.search_rounds + 1):
+    for state in islice(setup.run(tried), rounds + 1):
         server = state.server
         bar.update()
     assert server is not None
@@ -94,7 +103,7 @@ def search(method: fm.Algorithm, a: argparse.Namespace, shots: int, bar: Any) ->
 def row(name: str, a: argparse.Namespace, shots: int, rounds: int) -> dict[str, Any]:
     """One method at one number of shots: accuracy after 0..steps steps and its 95 % half width."""
     wall, cpu = time.perf_counter(), time.process_time()
-    with tqdm(total=rounds + a.search_rounds + 2, desc=f"{shots}-shot {name}", unit="round") as bar:
+    with tqdm(total=rounds + 4 * a.search_rounds + 3, desc=f"{shots}-shot {name}", unit="round") as bar:
         chosen = search(METHODS[name], a, shots, bar)
         *_, study = fm.stream(
             {name: chosen},
@@ -109,7 +118,7 @@ def row(name: str, a: argparse.Namespace, shots: int, rounds: int) -> dict[str, 
         "mean": accuracy.mean((0, 1)).tolist(),
         "half": half_width(accuracy).tolist(),
         "seeds": accuracy.mean(1).tolist(),
-        "step_sizes": {f: getattr(chosen, f) for f in step_size_fields(chosen)},
+        "step_sizes": {f: getattr(chosen, f) for f in step_size_fields(chosen)} | {"server": chosen.server.lr},  # type: ignore[attr-defined]
         "diverged": int((study.diverged[name] >= 0).sum()),
         "up_mb": study.bytes_up[name].flatten()[-1].item() / 1e6,
         "minutes": (time.perf_counter() - wall) / 60,
@@ -175,9 +184,10 @@ def table(rows: list[dict[str, Any]]) -> str:
             "drawn by the seed; training characters also turned by 90, 180, 270 degrees. Images "
             f"{s['size']} x {s['size']}; four convolutions of {s['width']} filters, stride 2, {s['norm']} "
             "normalisation, head from zero; float32. Local methods take 5 steps on minibatches of 10, meta methods 1 "
-            f"inner step; servers are the classes' defaults. Step sizes: {s['search_rounds']} rounds on seed "
+            f"inner step; servers are of the classes' default kind. Step sizes: {s['search_rounds']} rounds on seed "
             f"{SEARCH_SEED} for each of {GRID} in training and of {ADAPT_GRID} in adapting, by accuracy on "
-            f"{VALIDATION} validation clients. MB: one run, all clients. Minutes: on the wall, pauses and "
+            f"{VALIDATION} validation clients; then {3 * s['search_rounds']} rounds for the server's own step size "
+            f"times each of {SERVER_GRID}. MB: one run, all clients. Minutes: on the wall, pauses and "
             "whatever else the machine did included, and of the processor; search and scoring are in both. The budget "
             f"is small: {s['rounds'] * s['clients_per_round']:,} client tasks a seed.",
         ]
@@ -188,7 +198,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", default="data/omniglot", help="where the published zips stand")
     parser.add_argument("--shots", type=int, nargs="+", default=[1, 5])
-    parser.add_argument("--rounds", type=int, nargs="+", default=[300, 100], help="one number for each of --shots")
+    parser.add_argument("--rounds", type=int, nargs="+", default=[1000, 300], help="one number for each of --shots")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--clients", type=int, default=10_000)

@@ -1,5 +1,6 @@
 """compare, stream and Study: the contract, equal treatment, and one clear error before any training."""
 
+import inspect
 import json
 from dataclasses import dataclass, replace
 
@@ -8,7 +9,7 @@ import torch
 
 import fmlab as fm
 from fmlab.data import Examples
-from fmlab.setup import prepare
+from fmlab.setup import DEFAULTS, prepare
 from fmlab.tuning import GRID
 
 POPULATION = fm.Sines(n_clients=30, n_validation=6, n_unseen=7, test=5)
@@ -169,6 +170,12 @@ class Spoiled(fm.Sines):
         if self.how == "empty":
             return replace(clients, support=Examples(s.x, s.y, torch.zeros_like(s.weight)))
         return replace(clients, support=Examples(s.x.repeat(1, 1, 1, 2), s.y, s.weight))
+
+
+def test_the_defaults_that_compare_shows_are_those_that_stream_takes():
+    shown = {n: p.default for n, p in inspect.signature(fm.compare).parameters.items() if p.kind == p.KEYWORD_ONLY}
+    assert shown == DEFAULTS
+
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

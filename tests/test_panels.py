@@ -47,7 +47,8 @@ def make():
 
     def panel(views=("learning",), controls=EVERY, synchronous=True, **setting):
         first = Setting(**(SMALL | setting))
-        made.append(Panel("test", controls, views, setting=first, buttons=tuple(panels.BUTTONS), synchronous=synchronous))
+        how = {"setting": first, "buttons": tuple(panels.BUTTONS), "synchronous": synchronous}
+        made.append(Panel("test", controls, views, **how))
         return made[-1]
 
     yield panel
