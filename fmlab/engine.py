@@ -32,7 +32,7 @@ class State:
     server: Tensor  # (R, 1, Q)
     moments: Moments
     kept: Kept  # (R, N, .)
-    diverged: Tensor  # (R,) the round in which the server's model stopped being finite; -1: never
+    diverged: Tensor  # (R,) the round in which the server's or a client's kept model stopped being finite; -1: never
     bytes_per_client: int = 0  # up, in one round; float32 on the wire
     participants: Tensor | None = None  # (S, C) of the last round
 
@@ -106,10 +106,12 @@ def rounds(
             kept[theirs] = mine
         if sent is not None:
             w, moments = optimiser.step(w, state.moments, average(sent, clients, ids, weights, values), t + 1)
-            bad = ~w.isfinite().all(-1)[:, 0]
-            diverged = torch.where(bad & (state.diverged < 0), t + 1, state.diverged)
-            state = replace(state, server=w, moments=moments, diverged=diverged, bytes_per_client=4 * sent.shape[-1])
-        state = replace(state, round=t + 1, participants=ids)
+            state = replace(state, server=w, moments=moments, bytes_per_client=4 * sent.shape[-1])
+        finite = w.isfinite().flatten(1).all(1)
+        if mine is not None:
+            finite = finite & mine.isfinite().flatten(1).all(1)
+        diverged = torch.where(finite | (state.diverged >= 0), state.diverged, t + 1)
+        state = replace(state, round=t + 1, participants=ids, diverged=diverged)
 
 
 def average(sent: Tensor, clients: Clients, ids: Tensor, weights: str, values: int) -> Tensor:

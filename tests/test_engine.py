@@ -164,6 +164,14 @@ def test_a_diverged_run_is_recorded_and_the_others_go_on(train):
     assert_close(state.server[4:], alone.server, **CLOSE)
 
 
+def test_a_model_that_a_client_keeps_diverges_too(train):
+    state, _ = train(fm.LocalOnly(adapt_lr=fm.sweep(0.01, 10.0)), POPULATION, 20)
+    assert state.server.isfinite().all()
+    assert state.kept.isfinite().flatten(1).all(1).tolist() == [True, False]
+    assert state.diverged[0] == -1
+    assert 0 < state.diverged[1] <= 20
+
+
 def test_the_mean_is_uniform_or_by_size(train):
     a = fm.FedAvg(local_steps=3, lr=0.02)
     _, setup = train(a, POPULATION, 0)

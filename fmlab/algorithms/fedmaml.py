@@ -12,23 +12,20 @@ from typing import Any
 
 from torch import Tensor
 
+from fmlab.algorithms import fields
 from fmlab.algorithms.base import Algorithm, Kept, Sent
 from fmlab.data import Batch, Examples
-from fmlab.declare import choice, hyper
+from fmlab.declare import choice
 from fmlab.gradients import Objective, meta_grad, path
 from fmlab.servers import Adam, Server
 
 
 @dataclass(frozen=True)
 class FedMAML(Algorithm):
-    inner_steps: int = hyper(1, symbol="K", low=1, high=100, whole=True, text="inner steps on the support set")
-    inner_lr: float | None = hyper(
-        None, symbol="α", low=0.0, high=10.0, log=True, optional=True, text="inner step size"
-    )
+    inner_steps: int = fields.inner_steps()
+    inner_lr: float | None = fields.step_size("α", "inner step size")
     first_order: bool = choice(False, (False, True), text="leave the Hessian out")
-    adapt_lr: float | None = hyper(
-        None, symbol="α'", low=0.0, high=10.0, log=True, optional=True, text="adaptation step size on unseen clients"
-    )
+    adapt_lr: float | None = fields.step_size("α'", "adaptation step size on unseen clients")
     server: Server = Adam()
 
     def init(self, w: Tensor, n_clients: int) -> tuple[Tensor, Kept]:

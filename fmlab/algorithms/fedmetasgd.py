@@ -16,19 +16,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fmlab.algorithms import fields
 from fmlab.algorithms.base import Algorithm, Kept, Sent
 from fmlab.data import Batch, Examples
-from fmlab.declare import hyper
 from fmlab.gradients import Objective, meta_grads, path
 from fmlab.servers import Adam, Server
 
 
 @dataclass(frozen=True)
 class FedMetaSGD(Algorithm):
-    inner_steps: int = hyper(1, symbol="K", low=1, high=100, whole=True, text="inner steps on the support set")
-    inner_lr: float | None = hyper(
-        None, symbol="a₀", low=0.0, high=10.0, log=True, optional=True, text="every learned step size at the start"
-    )
+    inner_steps: int = fields.inner_steps()
+    inner_lr: float | None = fields.step_size("a₀", "every learned step size at the start")
     server: Server = Adam()
 
     def init(self, w: Tensor, n_clients: int) -> tuple[Tensor, Kept]:

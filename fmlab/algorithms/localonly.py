@@ -14,23 +14,18 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from fmlab.algorithms import fields
 from fmlab.algorithms.base import Algorithm, Kept, Sent
 from fmlab.data import Batch, Examples
-from fmlab.declare import hyper
 from fmlab.gradients import Objective, descend, path
 from fmlab.servers import SGD, Server
 
 
 @dataclass(frozen=True)
 class LocalOnly(Algorithm):
-    local_steps: int = hyper(5, symbol="K", low=1, high=100, whole=True, text="gradient steps a client takes a round")
-    adapt_lr: float | None = hyper(
-        None, symbol="η", low=0.0, high=10.0, log=True, optional=True, text="step size, on unseen clients too"
-    )
-    batch_size: int | None = hyper(
-        None, symbol="B", low=1, high=10**6, whole=True, optional=True, sweepable=False,
-        text="examples a local step; None takes all the client has",
-    )  # fmt: skip
+    local_steps: int = fields.local_steps()
+    adapt_lr: float | None = fields.step_size("η", "step size, on unseen clients too")
+    batch_size: int | None = fields.batch_size()
     server: ClassVar[Server] = SGD()  # no choice here: it is never asked to step
 
     def init(self, w: Tensor, n_clients: int) -> tuple[Tensor, Kept]:

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fmlab.algorithms import fields
 from fmlab.algorithms.base import Algorithm, Kept, Sent
 from fmlab.data import Batch, Examples
 from fmlab.declare import choice, hyper
@@ -32,17 +33,10 @@ from fmlab.servers import SGD, Server
 class PerFedAvg(Algorithm):
     variant: str = choice("FO", ("FO", "HF"), text="first order, or the Hessian by a difference of gradients")
     local_steps: int = hyper(5, symbol="τ", low=1, high=100, whole=True, text="meta steps a client takes a round")
-    inner_lr: float | None = hyper(
-        None, symbol="α", low=0.0, high=10.0, log=True, optional=True, text="step size of the adaptation trained for"
-    )
-    lr: float | None = hyper(None, symbol="β", low=0.0, high=10.0, log=True, optional=True, text="client step size")
-    adapt_lr: float | None = hyper(
-        None, symbol="α'", low=0.0, high=10.0, log=True, optional=True, text="adaptation step size on unseen clients"
-    )
-    batch_size: int | None = hyper(
-        None, symbol="B", low=1, high=10**6, whole=True, optional=True, sweepable=False,
-        text="examples in each minibatch; None takes half of the client's",
-    )  # fmt: skip
+    inner_lr: float | None = fields.step_size("α", "step size of the adaptation trained for")
+    lr: float | None = fields.step_size("β", "client step size")
+    adapt_lr: float | None = fields.step_size("α'", "adaptation step size on unseen clients")
+    batch_size: int | None = fields.batch_size("examples in each minibatch; None takes half of the client's")
     server: Server = SGD()
 
     def init(self, w: Tensor, n_clients: int) -> tuple[Tensor, Kept]:

@@ -18,6 +18,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fmlab.algorithms import fields
 from fmlab.algorithms.base import Algorithm, Kept, Sent
 from fmlab.data import Batch, Examples
 from fmlab.declare import hyper
@@ -31,19 +32,10 @@ class PFedMe(Algorithm):
     beta: float = hyper(1.0, symbol="β", low=0.0, high=4.0, text="share of the way to the clients' mean model")
     local_rounds: int = hyper(5, symbol="R", low=1, high=100, whole=True, text="steps of the local model a round")
     inner_steps: int = hyper(5, symbol="K", low=1, high=100, whole=True, text="steps of the personal model to each")
-    inner_lr: float | None = hyper(
-        None, symbol="α", low=0.0, high=10.0, log=True, optional=True, text="step size of the personal model"
-    )
-    lr: float | None = hyper(
-        None, symbol="η", low=0.0, high=10.0, log=True, optional=True, text="step size of the local model"
-    )
-    adapt_lr: float | None = hyper(
-        None, symbol="α'", low=0.0, high=10.0, log=True, optional=True, text="personal step size on unseen clients"
-    )
-    batch_size: int | None = hyper(
-        None, symbol="B", low=1, high=10**6, whole=True, optional=True, sweepable=False,
-        text="examples in each minibatch; None takes all the client has",
-    )  # fmt: skip
+    inner_lr: float | None = fields.step_size("α", "step size of the personal model")
+    lr: float | None = fields.step_size("η", "step size of the local model")
+    adapt_lr: float | None = fields.step_size("α'", "personal step size on unseen clients")
+    batch_size: int | None = fields.batch_size("examples in each minibatch; None takes all the client has")
     server: Server = SGD()
 
     def init(self, w: Tensor, n_clients: int) -> tuple[Tensor, Kept]:
