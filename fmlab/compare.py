@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -78,6 +79,7 @@ def stream(
 
     ``on_round(t)`` is called after every round t of all algorithms; what it raises ends the run (cancellation). Where
     it returns true, the study is yielded at this round too, for showing: later studies do not keep that evaluation.
+    Where it returns "models", it is the last study with this round's models in it, which costs nothing.
     """
     began = time.perf_counter()
     setup = prepare(algorithms, clients, **options)
@@ -86,13 +88,18 @@ def stream(
     taken: list[int] = []
     losses: dict[str, list[Tensor]] = {name: [] for name in states}
     hits: dict[str, list[Tensor]] = {name: [] for name in states}
+    study: Study | None = None
     last = setup.config["rounds"]
     for t in range(last + 1):
         now = {name: next(states[name]) for name in states}
-        asked = on_round is not None and on_round(t)
-        if asked or t in setup.evaluated:
+        asked = on_round(t) if on_round is not None else None
+        if asked == "models" and study is not None and t not in setup.evaluated:
+            servers = {n: s.server.unflatten(0, study.adaptation[n].shape[:-2]) for n, s in now.items()}
+            yield replace(study, servers=servers)
+        elif asked or t in setup.evaluated:
             taken.append(t)
-            yield _study(setup, now, taken, losses, hits, final=t == last, began=began)
+            study = _study(setup, now, taken, losses, hits, final=t == last, began=began)
+            yield study
             if t not in setup.evaluated:
                 del taken[-1]
                 for series in (*losses.values(), *hits.values()):

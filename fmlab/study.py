@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -33,7 +34,7 @@ class Study:
     learning:              (seeds, evaluations, steps + 1) mean loss of the unseen clients, at ``rounds``
     personal:              (seeds, N) query loss of the models that clients keep, for methods that keep one
     bytes_up, gradient_evaluations: ([values, 1,] evaluations) so far in one run, all clients together
-    diverged:              (seeds,) the round at which the server's model stopped being finite, -1: never
+    diverged:              (seeds,) the round at which the server's or a kept model stopped being finite, -1: never
     servers:               (seeds, 1, Q) the server's models
     """
 
@@ -104,6 +105,11 @@ class Study:
     def _baselines(self) -> dict[str, tuple[Tensor, Tensor | None]]:
         return baselines(self.setup)
 
+    def find_baselines(self, between: Callable[[], object]) -> None:
+        """Compute ``baselines`` now; ``between()`` is called every ten steps, and what it raises ends it."""
+        if "_baselines" not in self.__dict__:
+            self.__dict__["_baselines"] = baselines(self.setup, between)
+
     @property
     def baselines(self) -> ByMethod:
         """(seeds, unseen clients) query loss of the "trivial" predictor and of training "local only"."""
@@ -155,7 +161,7 @@ class Study:
 
 
 @torch.no_grad()
-def baselines(setup: Setup) -> dict[str, tuple[Tensor, Tensor | None]]:
+def baselines(setup: Setup, between: Callable[[], object] = lambda: None) -> dict[str, tuple[Tensor, Tensor | None]]:
     """Loss and accuracy on unseen clients of the trivial predictor (where the objective has one) and of local-only
     training: LOCAL_STEPS gradient steps from a fresh model on the support set, the step size validated."""
     f = setup.objective
@@ -165,7 +171,10 @@ def baselines(setup: Setup) -> dict[str, tuple[Tensor, Tensor | None]]:
 
     def local(clients: Clients, lr: float) -> tuple[Tensor, Tensor | None]:
         support, query = clients.everyone()
-        w = descend(f, setup.start[:, None].expand(-1, clients.number, -1), support, lr, LOCAL_STEPS)
+        w = setup.start[:, None].expand(-1, clients.number, -1)
+        for _ in range(LOCAL_STEPS // 10):
+            between()
+            w = descend(f, w, support, lr, 10)
         return f.score(w, query)
 
     losses = [local(setup.validation, lr)[0].mean().nan_to_num(float("inf")).item() for lr in LOCAL_GRID]

@@ -30,9 +30,10 @@ from lab.words import sentence
 from lab.worker import Checkpoint, Superseded, Worker
 from lab.worker import synchronous as chosen_synchronous
 
-FRAME = 0.1  # seconds from frame to frame of a running study; drawing takes half of the time at most
-REST = 0.2  # seconds without a new event after which the full answer is computed
-PATIENCE = 0.08  # seconds that a coarse answer may train
+FRAME = 0.05  # seconds from frame to frame of a running study; drawing takes half of the time at most
+FIRST = ("client", "learning")  # the first of these that a panel has is drawn before the others, and in every frame
+REST = 0.1  # seconds without a new event after which the full answer is computed
+PATIENCE = 0.06  # seconds that a coarse answer may train
 RANGES: dict[str, tuple[float, float]] = {  # what a slider spans, where its declaration allows more
     "inner_steps": (1, 10),
     "inner_lr": (0.001, 1.0),
@@ -444,7 +445,10 @@ class Panel(widgets.VBox):
         with _one_thread():
             known = None if again else _studies.get(setting)
             if known is None and not self._sync and not again:
-                self._show(self._coarse(setting), setting)
+                rough = self._coarse(setting)
+                first = [v for v in FIRST if v in self.views][:1]
+                self._show(rough, setting, views=first)
+                self._redraw([v for v in self.views if v not in first], say=True)
                 self._worker.rest(REST)
             if known is None:
                 known = self._train(setting, checkpoint, until)
@@ -467,32 +471,30 @@ class Panel(widgets.VBox):
         return study
 
     def _train(self, setting: Setting, checkpoint: Checkpoint, until: int | None) -> fm.Study:
-        asked = shown = time.monotonic()
+        """All rounds. Every scheduled evaluation is shown; between two of them, frames with the models of the round."""
+        shown, cost, light = time.monotonic(), 0.0, "models" if "client" in self.views else ""
 
-        def due(now: float) -> bool:
-            cost = shown - asked
-            return self._worker.paused or now - shown > max(FRAME - cost, cost)
-
-        def wanted(t: int) -> bool:
-            """Whether the study shall be shown at this round too."""
-            nonlocal asked
+        def wanted(t: int) -> Any:
             if self._sync:
                 return t == until
             self._worker.check()
-            if not due(now := time.monotonic()):
-                return False
-            asked = now
-            return True
+            if self._worker.paused:
+                return True
+            return light if time.monotonic() - shown > max(FRAME - cost, cost) else None
 
         study = None
-        for study in setting.stream(wanted):
+        for now in setting.stream(wanted):
             if self._sync:
-                if int(study.rounds[-1]) == until:
-                    return study
-            elif due(time.monotonic()):
-                self._show(study, setting)
+                if int(now.rounds[-1]) == until:
+                    return now
+            elif 0 < int(now.rounds[-1]) < setting.rounds or self._worker.paused:  # before: the rough answer stays
+                began = time.monotonic()
+                same = study is not None and torch.equal(now.rounds, study.rounds)
+                self._show(now, setting, views=("client",) if same else None)
                 shown = time.monotonic()
+                cost = shown - began
                 checkpoint()
+            study = now
         assert study is not None
         _studies.put(setting, study)
         return study
@@ -504,7 +506,7 @@ class Panel(widgets.VBox):
             return
         with _one_thread():
             if "adaptation" in self.views:
-                self._baselines(study, setting, compute=True)
+                self._baselines(study, setting, checkpoint)
                 self._redraw(("adaptation",))
             if "map" in self.views and not self._sync:
                 self._fill_map(setting, checkpoint)
@@ -514,11 +516,12 @@ class Panel(widgets.VBox):
             self._redraw(("map",))
             checkpoint()
 
-    def _baselines(self, study: fm.Study, setting: Setting, compute: bool = False) -> dict[str, float]:
+    def _baselines(self, study: fm.Study, setting: Setting, checkpoint: Checkpoint | None = None) -> dict[str, float]:
         quantity = self._quantity(study)
         key = (setting.task, setting.heterogeneity, setting.shots, setting.seeds, quantity)
         found = _baselines.get(key)
-        if found is None and compute:
+        if found is None and checkpoint is not None:
+            study.find_baselines(checkpoint)
             found = plots.baselines(study, quantity)
             _baselines.put(key, found)
         return found or {}
@@ -528,9 +531,9 @@ class Panel(widgets.VBox):
     def _quantity(self, study: fm.Study) -> str:
         return self._look.quantity if study.accuracy else "loss"
 
-    def _show(self, study: fm.Study, setting: Setting, final: bool = False) -> None:
+    def _show(self, study: fm.Study, setting: Setting, final: bool = False, views: Sequence[str] | None = None) -> None:
         self._study, self._shown = study, setting
-        self._redraw()
+        self._redraw(views)
         done, planned = int(study.rounds[-1]), study.config["rounds"]
         seeds = len(study.config["seeds"])
         says = f"round {done} of {planned}, {seeds} seed{'s' * (seeds > 1)}"
@@ -540,7 +543,8 @@ class Panel(widgets.VBox):
         if self._error.value:
             self._say_error("")
 
-    def _redraw(self, views: Sequence[str] | None = None) -> None:
+    def _redraw(self, views: Sequence[str] | None = None, say: bool = False) -> None:
+        """Draw these views anew (None: all); with all of them, or where asked, the sentence too."""
         study, setting = self._study, self._shown
         if study is None or setting is None:
             return
@@ -560,7 +564,7 @@ class Panel(widgets.VBox):
             {v: draws[v] for v in self.views if v not in same and v in (views or self.views)}
         )
         self._canvas.image.value = self._png
-        if views is None:
+        if views is None or say:
             text = sentence(study, k, quantity)
             self._canvas.image.tooltip = text
             self._summary.value = html.escape(text)

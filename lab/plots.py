@@ -66,7 +66,7 @@ def learning(
             title=title or f"Learning, {steps_in_words(k)}",
             x=AXES[x],
             y=_axis(quantity),
-            xlim=(0.0, end / share_done if end else 1.0),
+            xlim=(0.0, float(f"{end / share_done:.6g}") if end else 1.0),  # the same to the last digit in every frame
             ylim=_limits(quantity, curves.values()),
             legend=[(name, looks[name].marked(m.theme)) for name in curves],
             where="upper right" if quantity == "loss" else "lower right",

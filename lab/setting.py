@@ -34,13 +34,14 @@ class Setting:
     methods: tuple[str, ...] = ("FedAvg", "FedMAML")
     inner_steps: int = 3
     inner_lr: float | None = None
-    rounds: int = 200
+    rounds: int = 150
     seeds: int = 3
     steps: int = 5
+    evaluations: int = 10
 
     def coarse(self) -> Setting:
         """One seed and a quarter of the rounds: the answer while a slider moves, and a cell of the map."""
-        return dataclasses.replace(self, seeds=1, rounds=max(10, self.rounds // 4))
+        return dataclasses.replace(self, seeds=1, rounds=max(10, self.rounds // 4), evaluations=2)
 
     def call(self) -> tuple[list[tuple[type, dict[str, Any]]], tuple[type, dict[str, Any]], dict[str, Any]]:
         """(algorithm class, its arguments) of each method, the population's, and the options of ``fm.compare``."""
@@ -59,7 +60,7 @@ class Setting:
             "seeds": self.seeds,
             "clients_per_round": self.clients_per_round,
             "steps": self.steps,
-            "evaluations": min(10, self.rounds),
+            "evaluations": min(self.evaluations, self.rounds),
             "dtype": torch.float32,  # about twice as fast as float64
         }
         return methods, (population, clients), options

@@ -172,10 +172,37 @@ class Spoiled(fm.Sines):
         return replace(clients, support=Examples(s.x.repeat(1, 1, 1, 2), s.y, s.weight))
 
 
+def test_models_of_any_round_come_without_an_evaluation():
+    seen = list(fm.stream(BOTH, POPULATION, on_round=lambda t: "models" if t in (1, 2, 3) else None, **SHORT))
+    assert [s.rounds.tolist() for s in seen] == [[0], [0], [0, 2], [0, 2], [0, 2, 4]]  # round 2 is evaluated anyway
+    short = fm.compare(BOTH, POPULATION, **SHORT | {"rounds": 3, "evaluations": 1})
+    for name in short.names:
+        assert torch.equal(seen[3].servers[name], short.servers[name])
+        assert torch.equal(seen[3].adaptation[name], seen[2].adaptation[name])
+
+
+def test_baselines_can_be_stopped_half_way(study):
+    class Enough(Exception):
+        pass
+
+    calls = []
+
+    def between():
+        calls.append(1)
+        if len(calls) == 3:
+            raise Enough
+
+    fresh = replace(study)
+    with pytest.raises(Enough):
+        fresh.find_baselines(between)
+    fresh.find_baselines(lambda: None)
+    for name, t in study.baselines.items():
+        torch.testing.assert_close(fresh.baselines[name], t)
+
+
 def test_the_defaults_that_compare_shows_are_those_that_stream_takes():
     shown = {n: p.default for n, p in inspect.signature(fm.compare).parameters.items() if p.kind == p.KEYWORD_ONLY}
     assert shown == DEFAULTS
-
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -376,9 +376,9 @@ def test_encode_is_a_png_of_these_pixels():
         assert struct.unpack(">I", png[at + 8 + size : at + 12 + size])[0] == zlib.crc32(kind + body)
         data += body if kind == b"IDAT" else b""
         at += 12 + size
-    rows = np.frombuffer(zlib.decompress(data), np.uint8).reshape(5, 1 + 7 * 3)
+    rows = np.frombuffer(zlib.decompress(data), np.uint8).reshape(5, 1 + 7 * 4)
     assert (rows[:, 0] == 0).all()
-    assert (rows[:, 1:].reshape(5, 7, 3) == pixels[..., :3]).all()
+    assert (rows[:, 1:].reshape(5, 7, 4) == pixels).all()
 
 
 @pytest.mark.parametrize(("theme", "size"), [("dark", "notebook"), ("light", "projector")])
