@@ -105,6 +105,12 @@ class Study:
     def _baselines(self) -> dict[str, tuple[Tensor, Tensor | None]]:
         return baselines(self.setup)
 
+    @cached_property
+    def trivial_loss(self) -> float | None:
+        """Mean over unseen clients and seeds; without the local-only training that ``baselines`` takes time for."""
+        found = trivial(self.setup)
+        return float(found["trivial"][0].mean()) if found else None
+
     def find_baselines(self, between: Callable[[], object]) -> None:
         """Compute ``baselines`` now; ``between()`` is called every ten steps, and what it raises ends it."""
         if "_baselines" not in self.__dict__:
@@ -161,13 +167,18 @@ class Study:
 
 
 @torch.no_grad()
-def baselines(setup: Setup, between: Callable[[], object] = lambda: None) -> dict[str, tuple[Tensor, Tensor | None]]:
-    """Loss and accuracy on unseen clients of the trivial predictor (where the objective has one) and of local-only
-    training: LOCAL_STEPS gradient steps from a fresh model on the support set, the step size validated."""
+def trivial(setup: Setup) -> dict[str, tuple[Tensor, Tensor | None]]:
+    """Loss and accuracy on unseen clients of the predictor that learns nothing, where the objective has one."""
     f = setup.objective
-    found: dict[str, tuple[Tensor, Tensor | None]] = {}
-    if hasattr(f, "trivial"):
-        found["trivial"] = f.trivial(*setup.unseen.everyone())
+    return {"trivial": f.trivial(*setup.unseen.everyone())} if hasattr(f, "trivial") else {}
+
+
+@torch.no_grad()
+def baselines(setup: Setup, between: Callable[[], object] = lambda: None) -> dict[str, tuple[Tensor, Tensor | None]]:
+    """``trivial``, and loss and accuracy on unseen clients of local-only training: LOCAL_STEPS gradient steps from a
+    fresh model on the support set, the step size validated."""
+    f = setup.objective
+    found = trivial(setup)
 
     def local(clients: Clients, lr: float) -> tuple[Tensor, Tensor | None]:
         support, query = clients.everyone()

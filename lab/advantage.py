@@ -1,7 +1,9 @@
 """The map: heterogeneity x inner steps, the colour is the advantage of federated meta-learning over fine-tuned FedAvg.
 
-A cell is the coarse study of its setting (one seed, a quarter of the rounds), computed in the background from the
-corners to the middles and kept in the panels' cache; it is the first rough answer when a slider comes by.
+The advantage is in per cent of the trivial predictor's loss: in per cent of the losses themselves it would be largest
+where all clients are alike and both losses small. A cell is the coarse study of its setting (one seed, half of the
+rounds), computed in the background from the corners to the middles and kept in the panels' cache; it is the first
+rough answer when a slider comes by.
 """
 
 from __future__ import annotations
@@ -52,6 +54,7 @@ class AdvantageMap:
     def __init__(self) -> None:
         self.percent: dict[tuple[float, int], float] = {}
         self.kind: Setting | None = None
+        self.unit = ""
 
     def fill(self, setting: Setting, studies: LRU[fm.Study], checkpoint: Checkpoint) -> Iterator[None]:
         """Compute what is missing, yielding after every new cell; ``checkpoint`` raises where something newer waits."""
@@ -71,6 +74,7 @@ class AdvantageMap:
             if not self._fits(setting):
                 self.kind, self.percent = cell(setting, 0.0, 1), {}
             quantity = "accuracy" if study.accuracy else "loss"
+            self.unit = "points of accuracy" if quantity == "accuracy" else "% of trivial loss"
             self.percent[h, steps] = plots.advantage(study, pair(setting)[1], quantity=quantity)
             yield
 
@@ -82,8 +86,9 @@ class AdvantageMap:
         known = self.percent if self._fits(setting) else {}
         percent = np.array([[known.get((h, k), math.nan) for h in H] for k in K])
         names, here = pair(setting), (setting.heterogeneity, setting.inner_steps)
-        title = f"{names[1]}'s gain, {setting.coarse().rounds} rounds, 1 seed"
-        plots.map(marks, H, K, percent, here=here, names=names, title=title)
+        title = f"{names[1]}'s gain, {self.unit}"
+        x = f"heterogeneity ({setting.coarse().rounds} rounds, 1 seed)"
+        plots.map(marks, H, K, percent, here=here, names=names, title=title, x=x)
 
     def _fits(self, setting: Setting) -> bool:
         return self.kind == cell(setting, 0.0, 1)

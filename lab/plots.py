@@ -169,14 +169,18 @@ def whom(
 def advantage(
     study: Study, method: str, k: int | None = None, quantity: str = "loss", against: str | None = None
 ) -> float:
-    """Gain of ``method`` in per cent of the larger of the two losses (or in points of accuracy), mean over clients and
-    seeds: positive where ``method`` is better, +100 or -100 where one of the two diverged, NaN where both did."""
+    """Gain of ``method`` in per cent of the trivial predictor's loss (of the larger of the two where there is none), or
+    in points of accuracy; mean over clients and seeds. Positive where ``method`` is better, within -100 .. 100, which
+    also stand for a divergence of the one or the other; NaN where both diverged."""
     source = _quantity(study, quantity, study.adaptation, study.accuracy)
     k, against = study.steps if k is None else k, against or reference(study)
     ours, theirs = (float(_runs(source[n], 3, n)[..., k].mean()) for n in (method, against))
     if not (np.isfinite(ours) and np.isfinite(theirs)):
         return float("nan") if np.isfinite(ours) == np.isfinite(theirs) else 100.0 if np.isfinite(ours) else -100.0
-    return 100 * (ours - theirs) if quantity == "accuracy" else 100 * (theirs - ours) / max(theirs, ours, 1e-300)
+    if quantity == "accuracy":
+        return 100 * (ours - theirs)
+    unit = study.trivial_loss or max(theirs, ours, 1e-300)
+    return float(np.clip(100 * (theirs - ours) / unit, -100, 100))
 
 
 def map(
@@ -188,6 +192,7 @@ def map(
     here: tuple[float, float] | None = None,
     names: tuple[str, str] = ("FedAvg", "FedMAML"),
     title: str = "",
+    x: str = "heterogeneity",
 ) -> Marks:
     """The map: ``percent`` (inner steps, heterogeneity) is the `advantage` of the second method over the first, NaN
     where not computed yet; its colour is the winner's. ``here`` marks the current setting, also between the cells."""
@@ -213,7 +218,7 @@ def map(
                      markeredgecolor=m.theme.ink, markeredgewidth=2.5 * m.theme.scale, zorder=4)  # fmt: skip
         m.frame(
             title=title or f"The map: {names[1]} against {names[0]} fine-tuned",
-            x="heterogeneity",
+            x=x,
             y="inner steps",
             xlim=(-0.5, len(h) - 0.5),
             ylim=(-0.5, len(steps) - 0.5),

@@ -40,8 +40,8 @@ class Setting:
     evaluations: int = 10
 
     def coarse(self) -> Setting:
-        """One seed and a quarter of the rounds: the answer while a slider moves, and a cell of the map."""
-        return dataclasses.replace(self, seeds=1, rounds=max(10, self.rounds // 4), evaluations=2)
+        """One seed and half of the rounds: the answer while a slider moves, and a cell of the map."""
+        return dataclasses.replace(self, seeds=1, rounds=max(10, self.rounds // 2), evaluations=2)
 
     def call(self) -> tuple[list[tuple[type, dict[str, Any]]], tuple[type, dict[str, Any]], dict[str, Any]]:
         """(algorithm class, its arguments) of each method, the population's, and the options of ``fm.compare``."""
