@@ -96,9 +96,10 @@ def adaptation(
         for name, level in base.items():
             m.line(("base", name), [0, study.steps], [level] * 2, color=m.theme.middle, linewidth=1.2 * m.theme.scale)
             words = {"trivial": "trivial predictor"}.get(name, name)
+            low = level > 0.9 * limits[1]  # no room above it
             m.text(
-                ("base text", name), 0.02 * study.steps, level + 0.012 * limits[1], words, color=m.theme.middle,
-                fontsize=9.5 * m.theme.scale, va="bottom", clip_on=True,
+                ("base text", name), 0.22 * study.steps, level + (-0.012 if low else 0.012) * limits[1], words,
+                color=m.theme.middle, fontsize=9.5 * m.theme.scale, va="top" if low else "bottom", clip_on=True,
             )  # fmt: skip
         if k is not None:
             m.line("k", [k, k], limits, color=m.theme.middle, linewidth=1.2 * m.theme.scale, linestyle=(0, (2, 2)))
