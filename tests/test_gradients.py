@@ -76,6 +76,13 @@ def test_first_order_is_the_gradient_where_the_steps_end(problem):
     assert torch.equal(meta_grad(f, w, batch.support, batch.query, 0.1, 3, True), grad(f, end, batch.query))
 
 
+@pytest.mark.parametrize("first_order", [False, True])
+def test_without_inner_steps_it_is_the_gradient_on_the_query_set(problem, first_order):
+    f, w, batch = problem()
+    assert_close(meta_grad(f, w, batch.support, batch.query, 0.1, 0, first_order), grad(f, w, batch.query), **TIGHT)
+    assert torch.equal(descend(f, w, batch.support, 0.1, 0), w)
+
+
 def test_no_inner_step_size_means_no_inner_step(problem):
     f, w, batch = problem()
     dw, da = meta_grads(f, w, batch.support, batch.query, 0.0, 2)

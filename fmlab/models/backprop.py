@@ -82,7 +82,7 @@ class Backprop:
 
         And where the step sizes are one for each parameter, (R, C, P), the gradient with respect to them.
         """
-        each = isinstance(etas[0], Tensor) and etas[0].shape[-1] > 1
+        each = bool(etas) and isinstance(etas[0], Tensor) and etas[0].shape[-1] > 1
         program: Meta = self._program(Meta, w, support, query, len(etas), exact, each)
         return program.run(w, support, query, etas)
 
