@@ -559,10 +559,9 @@ class Panel(widgets.VBox):
         }
         map_now = self._map.state(setting)
         same = {"map"} if map_now == self._map_drawn else set()
-        self._map_drawn = map_now
-        self._png = self._canvas.paint(
-            {v: draws[v] for v in self.views if v not in same and v in (views or self.views)}
-        )
+        painted = [v for v in self.views if v not in same and v in (views or self.views)]
+        self._map_drawn = map_now if "map" in painted else self._map_drawn
+        self._png = self._canvas.paint({v: draws[v] for v in painted})
         self._canvas.image.value = self._png
         if views is None or say:
             text = sentence(study, k, quantity)

@@ -455,6 +455,18 @@ def test_one_round_in_synchronous_mode(make):
         assert int(panel.study.rounds[-1]) == expected
 
 
+def test_the_map_stands_there_before_its_first_cell(make, monkeypatch):
+    """Also where a part of the picture was drawn alone before it."""
+    monkeypatch.setattr(advantage.AdvantageMap, "fill", lambda *_: iter(()))
+    panel = make(("client", "map"), synchronous=False)
+    panel.wait(60, background=True)
+    assert panel._canvas._marks["map"].ax.get_xlabel().startswith("heterogeneity")
+    panel.set(heterogeneity=0.5)
+    panel.wait(60)
+    here = panel._canvas._marks["map"]["here"]
+    assert here.get_xdata()[0] == pytest.approx(advantage.H.index(0.5))
+
+
 def test_the_map_fills_in_the_background_and_serves_the_slider(make, small_map):
     panel = make(synchronous=False, views=("map",))
     panel.wait(LIMIT, background=True)
