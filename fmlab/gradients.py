@@ -131,7 +131,7 @@ def meta_grad(
     """
     fast = _closed_form(f, w, lr)
     if fast is not None and isinstance(first_order, bool):
-        return fast.meta_gradients(w, support, query, list(step_sizes(lr, steps)), not first_order)[0]
+        return fast.meta_gradient(w, support, query, list(step_sizes(lr, steps)), not first_order)
     return meta_grads(f, w, support, query, lr, steps, first_order)[0]
 
 

@@ -31,7 +31,7 @@ from lab.worker import Checkpoint, Superseded, Worker
 from lab.worker import synchronous as chosen_synchronous
 
 FRAME = 0.05  # seconds from frame to frame of a running study; drawing takes half of the time at most
-FIRST = ("client", "learning")  # the first of these that a panel has is drawn before the others, and in every frame
+FIRST = ("client", "learning")  # the first of these that a panel has is drawn before the others
 REST = 0.1  # seconds without a new event after which the full answer is computed
 PATIENCE = 0.06  # seconds that a coarse answer may train
 RANGES: dict[str, tuple[float, float]] = {  # what a slider spans, where its declaration allows more

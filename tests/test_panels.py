@@ -333,8 +333,6 @@ def test_blitting_draws_what_a_full_draw_does(make):
 
 @pytest.mark.parametrize("task", [t for t in TASKS if t in ("Digits", "Glyphs")])
 def test_pictures_are_a_task_too(make, task):
-    if "inner_lr" not in fm.tuning.RECORDED.get(task, {}).get("FedMAML", {}):
-        pytest.skip(f"no step sizes are recorded for {task}")
     panel = make(views=("client", "adaptation"), clients_per_round=2)
     panel.set(task=task)
     assert panel.study.accuracy

@@ -17,6 +17,7 @@ row of the weights.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -59,10 +60,8 @@ class Backprop:
 
     def descend(self, w: Tensor, steps: Steps, pull: Any = None, to: Tensor | None = None) -> Tensor:
         """The models (R, C, P) after all steps  v <- v - eta (grad f(v) + pull (v - to))."""
-        program = None
-        for program in self._walk(w, steps, pull, to):  # noqa: B007
-            pass
-        return w if program is None else program.w.flat(w.shape[:2])
+        last = deque(self._walk(w, steps, pull, to), maxlen=1)
+        return last[0].w.flat(w.shape[:2]) if last else w
 
     def _walk(self, w: Tensor, steps: Steps, pull: Any = None, to: Tensor | None = None) -> Iterator[Descent]:
         program: Descent | None = None
@@ -75,15 +74,9 @@ class Backprop:
             program.step(data, eta, pull, to)
             yield program
 
-    def meta_gradients(
-        self, w: Tensor, support: Examples, query: Examples, etas: list[Any], exact: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """d/dw L_query(u) (R, C, P), u the end of steps of sizes ``etas`` on the support set; through them if exact.
-
-        And where the step sizes are one for each parameter, (R, C, P), the gradient with respect to them.
-        """
-        each = bool(etas) and isinstance(etas[0], Tensor) and etas[0].shape[-1] > 1
-        program: Meta = self._program(Meta, w, support, query, len(etas), exact, each)
+    def meta_gradient(self, w: Tensor, support: Examples, query: Examples, etas: list[Any], exact: bool) -> Tensor:
+        """d/dw L_query(u) (R, C, P), u the end of steps of sizes ``etas`` on the support set; through them if exact."""
+        program: Meta = self._program(Meta, w, support, query, len(etas), exact)
         return program.run(w, support, query, etas)
 
     def predict(self, w: Tensor, x: Tensor) -> Tensor:
@@ -273,56 +266,34 @@ class Descent:
 class Meta:
     """Through ``steps`` gradient steps and back: v_K = grad L_query(u_K), v_k = v_{k+1} - H(u_k) (eta_k v_{k+1}).
 
-    The errors of a step bear the factor -eta, so its Hessian product does too. Where eta has an entry for each
-    parameter (``each``) they do not: then g is written down, u_{k+1} = u_k - eta o g, and the product is with -eta o v.
+    The errors of a step bear the factor -eta, so its Hessian product does too.
     """
 
-    def __init__(
-        self, owner: Backprop, w: Tensor, support: Examples, query: Examples, steps: int, exact: bool, each: bool
-    ) -> None:
+    def __init__(self, owner: Backprop, w: Tensor, support: Examples, query: Examples, steps: int, exact: bool) -> None:
         clients = support.x.shape[:2].numel()
-        self.each = each
-        self.us, self.memories = [], [Memory(owner, w, support) for _ in range(steps)]
+        self.memories = [Memory(owner, w, support) for _ in range(steps)]
         self.query = Memory(owner, w, query)
         self.us = [Weights(owner.model, clients, w) for _ in range(steps + 1)]
-        self.v, self.rate = Weights(owner.model, clients, w), Weights(owner.model, clients, w)
-        self.eta, self.direction = ((Weights(owner.model, clients, w) if each else self.v) for _ in range(2))
-        self.gs = [Weights(owner.model, clients, w) if each else self.v for _ in range(steps)]
+        self.v = Weights(owner.model, clients, w)
         self.calls: Calls = []
-        for m, u, after, g in zip(self.memories, self.us, self.us[1:], self.gs, strict=False):
-            self.calls += m.forward(u.blocks) + m.backward(u.blocks)
-            if each:
-                self.calls += [t.zero_ for t in g.tensors] + m.add(g.blocks, g.blocks)
-                for t, slope, size, out in zip(u.tensors, g.tensors, self.eta.tensors, after.tensors, strict=True):
-                    self.calls.append(partial(torch.addcmul, t, slope, size, value=-1, out=out))
-            else:
-                self.calls += m.add(u.blocks, after.blocks)
+        for m, u, after in zip(self.memories, self.us, self.us[1:], strict=False):
+            self.calls += m.forward(u.blocks) + m.backward(u.blocks) + m.add(u.blocks, after.blocks)
         u = self.us[-1]
         self.calls += self.query.forward(u.blocks) + self.query.backward(u.blocks)
         self.calls += [t.zero_ for t in self.v.tensors] + self.query.add(self.v.blocks, self.v.blocks)
-        for m, u, g in reversed(list(zip(self.memories, self.us, self.gs, strict=False))):
-            if each:
-                for t, slope, v in zip(self.rate.tensors, g.tensors, self.v.tensors, strict=True):
-                    self.calls.append(partial(t.addcmul_, slope, v, value=-1))
-            if each and exact:
-                for t, size, v in zip(self.direction.tensors, self.eta.tensors, self.v.tensors, strict=True):
-                    self.calls += [partial(torch.mul, size, v, out=t), t.neg_]
-            if exact:
-                self.calls += m.add_hessian(u.blocks, self.direction.blocks, self.v.blocks)
+        if exact:
+            for m, u in reversed(list(zip(self.memories, self.us, strict=False))):
+                self.calls += m.add_hessian(u.blocks, self.v.blocks, self.v.blocks)
 
-    def run(self, w: Tensor, support: Examples, query: Examples, etas: list[Any]) -> tuple[Tensor, Tensor | None]:
+    def run(self, w: Tensor, support: Examples, query: Examples, etas: list[Any]) -> Tensor:
         self.us[0].load(w)
         self.query.forget()
         self.query.load(query)
         for m, eta in zip(self.memories, etas, strict=True):
             m.forget()
-            m.load(support, -1.0 if self.each else eta)
-        if self.each:
-            self.eta.load(etas[0])
-            for t in self.rate.tensors:
-                t.zero_()
+            m.load(support, eta)
         _run(self.calls)
-        return self.v.flat(w.shape[:2]), self.rate.flat(w.shape[:2]) if self.each else None
+        return self.v.flat(w.shape[:2])
 
 
 # The products, each in the form that is fastest where a layer has one input or one output: there a batched matrix
