@@ -49,7 +49,7 @@ def ours(w: Tensor, x: Tensor, y: Tensor, algorithm: fm.Algorithm) -> Callable[[
 
     @torch.no_grad()
     def round() -> Tensor:
-        batch = Batch(support, query, joined=lambda: both)
+        batch = Batch(support, query, joined=both)
         sent, _ = algorithm.local(f, w.expand(1, len(x), -1), None, batch)
         assert sent is not None
         return sent.mean((0, 1))

@@ -6,7 +6,6 @@ population, S seeds, n examples, d features, K local or inner steps, T rounds, P
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -54,12 +53,12 @@ class Batch:
     query: Examples
     seeds: tuple[int, ...] = (0,)
     round: int = 0
-    joined: Callable[[], Examples] | None = None  # where support and query stand together already
+    joined: Examples | None = None  # where support and query stand together already
 
     @cached_property
     def both(self) -> Examples:
         """Support and query together: everything the client may train on."""
-        return join(self.support, self.query) if self.joined is None else self.joined()
+        return join(self.support, self.query) if self.joined is None else self.joined
 
     def minibatch(self, step: int, size: int | None, share: float = 1.0) -> Examples:
         """``size`` of the client's examples without replacement, a function of (seed, round, step).
@@ -120,21 +119,28 @@ class Clients:
         """Support and query together."""
         return join(self.support, self.query)
 
-    def take(self, ids: Tensor) -> tuple[Examples, Examples]:
-        """Support and query of clients ``ids`` (S, C) -> (S, C, n, ...)."""
-        return self.gather(self.support, ids), self.gather(self.query, ids)
-
-    def gather(self, e: Examples, ids: Tensor) -> Examples:
-        """Examples e (S, N, ...) of clients ``ids`` (S, C)."""
+    def take(self, ids: Tensor) -> tuple[Examples, Examples, Examples]:
+        """Support, query, and both together, of clients ``ids`` (S, C) -> (S, C, n, ...); the first two are views."""
         rows = (ids + self.number * torch.arange(len(ids), device=ids.device)[:, None]).flatten()
-        x, y, weight = (t.flatten(0, 1).index_select(0, rows).unflatten(0, ids.shape) for t in e)
-        return Examples(x if self.bank is None else self.bank[x], y, weight)
+
+        def pick(t: Tensor) -> Tensor:
+            return t.flatten(0, 1).index_select(0, rows).view(*ids.shape, *t.shape[2:])
+
+        x, y, n = self._look_up(pick(self.both.x)), pick(self.both.y), self.support.weight.shape[-1]
+        return (
+            Examples(x[:, :, :n], y[:, :, :n], pick(self.support.weight)),
+            Examples(x[:, :, n:], y[:, :, n:], pick(self.query.weight)),
+            Examples(x, y, pick(self.both.weight)),
+        )
 
     def everyone(self) -> tuple[Examples, Examples]:
         """Support and query of all clients, without a copy where there is no bank."""
+        return tuple(e._replace(x=self._look_up(e.x)) for e in (self.support, self.query))  # type: ignore[return-value]
+
+    def _look_up(self, x: Tensor) -> Tensor:
         if self.bank is None:
-            return self.support, self.query
-        return tuple(e._replace(x=self.bank[e.x]) for e in (self.support, self.query))  # type: ignore[return-value]
+            return x
+        return self.bank.index_select(0, x.flatten()).view(*x.shape, *self.bank.shape[1:])
 
 
 def stack(clients: list[Clients]) -> Clients:

@@ -57,7 +57,8 @@ class Sampler:
         if last is None or last[1].round != round:
             clients = self.clients
             ids = participants(self.seeds, clients.number, self.per_round, round).to(clients.sizes.device)
-            batch = Batch(*clients.take(ids), self.seeds, round, lambda: clients.gather(clients.both, ids))
+            support, query, both = clients.take(ids)
+            batch = Batch(support, query, self.seeds, round, both)
             last = self.last = ids, batch
         return last
 
@@ -107,11 +108,14 @@ def rounds(
         if sent is not None:
             w, moments = optimiser.step(w, state.moments, average(sent, clients, ids, weights, values), t + 1)
             state = replace(state, server=w, moments=moments, bytes_per_client=4 * sent.shape[-1])
-        finite = w.isfinite().flatten(1).all(1)
-        if mine is not None:
-            finite = finite & mine.isfinite().flatten(1).all(1)
-        diverged = torch.where(finite | (state.diverged >= 0), state.diverged, t + 1)
+        ok = finite(w) if mine is None else finite(w) & finite(mine)
+        diverged = torch.where(ok | (state.diverged >= 0), state.diverged, t + 1)
         state = replace(state, round=t + 1, participants=ids, diverged=diverged)
+
+
+def finite(models: Tensor) -> Tensor:
+    """Runs (R,) in which every number of the models (R, C, .) is finite."""
+    return models.flatten(1).abs().amax(1).isfinite()
 
 
 def average(sent: Tensor, clients: Clients, ids: Tensor, weights: str, values: int) -> Tensor:

@@ -33,10 +33,10 @@ def evaluate(algorithm: Algorithm, f: Objective, server: Tensor, clients: Client
     for first in range(0, clients.number, per):
         ids = torch.arange(first, min(first + per, clients.number), device=server.device)
         whole = per >= clients.number
-        support, query = clients.everyone() if whole else clients.take(ids.expand(len(clients.sizes), -1))
+        support, query = clients.everyone() if whole else clients.take(ids.expand(len(clients.sizes), -1))[:2]
         support, query = tile(support, values), tile(query, values)
         w = server.expand(-1, len(ids), -1)
-        scores = [f.score(u, query) for u in algorithm.adapt(f, w, support, steps)]
+        scores = list(f.scores(algorithm.adapt(f, w, support, steps), query))
         losses.append(torch.stack([s[0] for s in scores], -1))
         right = [s[1] for s in scores if s[1] is not None]
         if right:
@@ -51,6 +51,6 @@ def personal(f: Objective, kept: Tensor, clients: Clients) -> Tensor:
     parts = []
     for first in range(0, clients.number, per):
         ids = torch.arange(first, min(first + per, clients.number), device=kept.device)
-        _, query = clients.take(ids.expand(len(clients.sizes), -1))
+        _, query, _ = clients.take(ids.expand(len(clients.sizes), -1))
         parts.append(f(kept[:, ids], tile(query, values)))
     return torch.cat(parts, 1)

@@ -14,7 +14,7 @@ which is exact (Finn et al. 2017, 1703.03400, eq. 1 for K = 1); dropping H is fi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -37,7 +37,7 @@ class Objective(Protocol):
 
     def linearize(self, w: Tensor, data: Examples) -> tuple[Tensor, Product]: ...
 
-    def score(self, w: Tensor, data: Examples) -> tuple[Tensor, Tensor | None]: ...
+    def scores(self, models: Iterable[Tensor], data: Examples) -> Iterator[tuple[Tensor, Tensor | None]]: ...
 
 
 def autograd(f: Callable[..., Tensor], w: Tensor, *data: Any) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -39,14 +40,18 @@ class Empirical:
     def linearize(self, w: Tensor, data: Examples) -> tuple[Tensor, Product]:
         return self.backprop.linearize(w, data) if self.backprop else autograd_linearize(self, w, data)
 
-    def score(self, w: Tensor, data: Examples) -> tuple[Tensor, Tensor | None]:
-        """Loss and share correct from one forward pass."""
-        p = self.backprop.predict(w, data.x) if self.backprop else self.model(w, data.x)
+    def scores(self, models: Iterable[Tensor], data: Examples) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Loss and share correct (R, C) of each of ``models`` (R, C, P), from one forward pass each."""
+        if self.backprop:
+            predictions = self.backprop.predictions(models, data.x)
+        else:
+            predictions = (self.model(w, data.x) for w in models)
+        return (self._score(p, data) for p in predictions)
+
+    def _score(self, p: Tensor, data: Examples) -> tuple[Tensor, Tensor | None]:
         hits = self.loss.correct(p, data.y)
         return mean(self.loss.each(p, data.y), data.weight), None if hits is None else mean(hits, data.weight)
 
     def trivial(self, support: Examples, query: Examples) -> tuple[Tensor, Tensor | None]:
         """Loss and share correct of the predictor that learns nothing: zero, or the support set's class shares."""
-        p = self.loss.trivial(support.y, query.y)
-        hits = self.loss.correct(p, query.y)
-        return mean(self.loss.each(p, query.y), query.weight), None if hits is None else mean(hits, query.weight)
+        return self._score(self.loss.trivial(support.y, query.y), query)

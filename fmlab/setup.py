@@ -103,6 +103,12 @@ class Setup:
         drawn = stack([self.population.draw(split, s) for s in self.config["seeds"]])
         for part in ("support", "query"):
             _check_examples(f"{split} clients' {part} set", getattr(drawn, part), drawn.bank)
+        for name, s, q in zip("xy", drawn.support, drawn.query, strict=False):
+            if s.shape[3:] != q.shape[3:]:
+                raise ValueError(
+                    f"{name} of the {split} clients' support set has examples of shape {tuple(s.shape[3:])} and does "
+                    f"not fit the query set's, {tuple(q.shape[3:])}; give both the same"
+                )
         return drawn.to(self.config["dtype"], torch.device(self.config["device"]))
 
 
@@ -176,7 +182,7 @@ def _check_examples(where: str, e: Examples, bank: Tensor | None) -> None:
 
 def _check_fit(setup: Setup) -> None:
     first = torch.zeros(len(setup.config["seeds"]), 1, dtype=torch.int64, device=setup.config["device"])
-    support, _ = setup.training.take(first)
+    support, *_ = setup.training.take(first)
     try:
         loss = setup.objective(setup.start[:, None], support)
     except (RuntimeError, IndexError, TypeError) as problem:

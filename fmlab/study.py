@@ -188,7 +188,7 @@ def baselines(setup: Setup, between: Callable[[], object] = lambda: None) -> dic
         for _ in range(LOCAL_STEPS // 10):
             between()
             w = descend(f, w, support, lr, 10)
-        return f.score(w, query)
+        return next(f.scores([w], query))
 
     losses = [local(setup.validation, lr)[0].mean().nan_to_num(float("inf")).item() for lr in LOCAL_GRID]
     found["local only"] = local(setup.unseen, LOCAL_GRID[losses.index(min(losses))])

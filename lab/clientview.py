@@ -41,7 +41,7 @@ def look_at(study: Study, client: int = 0, seed: int = 0, value: int = 0) -> Vie
             f"client {client} is not one of the {study.unseen.number} unseen ones: 0 to {study.unseen.number - 1}"
         )
     ids = torch.full((len(study.config["seeds"]), 1), client)
-    support, query = (e.map(lambda t: t[seed, 0]) for e in study.unseen.take(ids.to(study.unseen.sizes.device)))
+    support, query = (e.map(lambda t: t[seed, 0]) for e in study.unseen.take(ids.to(study.unseen.sizes.device))[:2])
     support, query = (e.map(lambda t, real=e.weight > 0: t[real]) for e in (support, query))  # without padding
     regression = query.y.dtype.is_floating_point
     grid = torch.linspace(-5.0, 5.0, 101, dtype=torch.float64)[:, None] if regression else None

@@ -260,5 +260,6 @@ def test_any_setting_within_the_ranges_runs(filled, data):
         a = put(a, dotted, data.draw(value, label=dotted))
     small = prepare([fm.FedAvg()], fm.Sines(**SMALL, support=2, query=2), seeds=[0], clients_per_round=1)
     state = run(a, small, 2, data.draw(st.integers(1, 5)))
-    assert bool(state.server.isfinite().all()) is (state.diverged.item() == -1)
+    models = [state.server] if state.kept is None else [state.server, state.kept]
+    assert all(bool(m.isfinite().all()) for m in models) is (state.diverged.item() == -1)
     assert eval(repr(a), vars(fm)) == a

@@ -69,7 +69,7 @@ def test_the_order_of_the_clients_does_not_matter(train, algorithm):
     a = whole(algorithm)
     straight, setup = train(a, POPULATION)
     order = torch.tensor([[3, 0, 6, 1, 5, 2, 4]])
-    support, query = setup.training.take(order)
+    support, query, _ = setup.training.take(order)
     mixed = go(a, setup, Clients(support, query, setup.training.sizes.gather(1, order)))
     assert_close(mixed.server, straight.server, **CLOSE)
     if straight.kept is not None:
@@ -116,9 +116,10 @@ class Spy:
     def __getattr__(self, name):
         return getattr(self.f, name)
 
-    def score(self, w, data):
-        self.seen.append(w)
-        return self.f.score(w, data)
+    def scores(self, models, data):
+        for w in models:
+            self.seen.append(w)
+            yield from self.f.scores([w], data)
 
 
 def test_query_labels_leave_the_adapted_models_alone(train, algorithm):

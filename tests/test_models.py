@@ -81,12 +81,12 @@ def test_padding_counts_for_nothing(problem, classes):
     padded = Examples(torch.cat([e.x, rubbish], 2), torch.cat([e.y, e.y], 2), torch.cat([e.weight, 0 * e.weight], 2))
     assert_close(f(w, padded), f(w, e))
     assert_close(f.gradient(w, padded), f.gradient(w, e))
-    assert_close(f.score(w, padded)[0], f.score(w, e)[0])
+    assert_close(next(f.scores([w], padded))[0], next(f.scores([w], e))[0])
 
 
 def test_scores_are_the_loss_and_the_share_correct(problem):
     f, w, batch = problem((3, 4), classes=True, ragged=True)
-    loss, accuracy = f.score(w, batch.query)
+    loss, accuracy = next(f.scores([w], batch.query))
     assert torch.equal(loss, f(w, batch.query))
     for r, c in ((0, 0), (1, 2)):
         x, y, weight = (t[r, c] for t in batch.query)

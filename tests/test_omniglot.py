@@ -417,7 +417,7 @@ def test_tasks_have_the_shape_of_learn2learns(root):
     steps = [transforms.NWays(data, 3), transforms.KShots(data, 2), transforms.LoadData(data)]
     tasks = l2l.data.Taskset(data, [*steps, transforms.RemapLabels(data)], num_tasks=1)
     x, y = tasks.sample()
-    support, query = clients.draw("training", 0).take(torch.zeros(1, 1, dtype=torch.int64))
+    support, query, _ = clients.draw("training", 0).take(torch.zeros(1, 1, dtype=torch.int64))
     ours = torch.cat([support.y, query.y], -1).flatten()
     assert Counter(ours.tolist()) == Counter(y.tolist()) == {0: 2, 1: 2, 2: 2}
     assert torch.cat([support.x, query.x], 2).shape[2:] == x.shape

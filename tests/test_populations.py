@@ -43,7 +43,7 @@ def test_draws_are_well_formed(population, split, h):
         assert e.x.shape[:2] == e.y.shape[:2] == e.weight.shape[:2] == (1, n)
         torch.testing.assert_close(e.weight.sum(-1), torch.ones(1, n, dtype=torch.float64))
     model = population.model()
-    support, _ = clients.to(torch.float64, torch.device("cpu")).take(torch.arange(n)[None])
+    support, *_ = clients.to(torch.float64, torch.device("cpu")).take(torch.arange(n)[None])
     w = model.init(torch.Generator().manual_seed(0)).expand(1, n, -1)
     assert w.shape[-1] == model.size
     loss = population.objective(model)(w, support)

@@ -1,38 +1,24 @@
-"""Gradient steps, meta-gradients and Hessian-vector products of ``MLP`` in closed form, for all clients at once.
+"""Gradient steps, meta-gradients and Hessian-vector products of ``MLP`` in closed form: programs made of ``passes``.
 
-With h_0 = (x, 1), z_l = h_{l-1} W_l + b_l, h_l = relu(z_l), and the error e_l = d loss / d z_l:
-
-    e_{l-1} = (e_l W_l^T) * (z_{l-1} > 0),    d loss / d W_l = h_{l-1}^T e_l,    d loss / d b_l = sum_n e_l
-
-All is linear in the last error. So a step of size eta scales that one by -eta and adds the products h^T e to the
-weights where they stand: the gradient itself is never written down. The Hessian-vector product differentiates the
-lines above once more in a direction v (Pearlmutter 1994).
-
-With a few clients the time goes into calling torch, not into arithmetic. So the formulas are functions that return
-*calls* on fixed memory, put together once for each shape of data and made again in every step of every round.
-B = R * C clients of n examples; layer l has weights (B, d, o) and a bias (B, 1, o), the first one its bias as last
-row of the weights.
+A program is the memory for data of one shape and the calls that fill it. ``Backprop`` keeps one for each shape.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fmlab.data import Examples
 from fmlab.gradients import Product
 from fmlab.losses import Loss
 from fmlab.models.mlp import MLP
+from fmlab.models.passes import Calls, Memory, Weights, run, views
 
-Block = tuple[Tensor, Tensor | None]
-Calls = list[Callable[[], object]]
 Steps = Iterable[tuple[Examples, Any]]  # what each gradient step descends, and its size: a number or (R, 1, 1)
 
 
@@ -68,8 +54,7 @@ class Backprop:
         for data, eta in steps:
             fits = self._program(Descent, w, data)
             if fits is not program:
-                fits.w.load(w if program is None else program.w.flat(w.shape[:2]))
-                fits.memory.forget()
+                fits.start(w if program is None else program.w.flat(w.shape[:2]))
                 program = fits
             program.step(data, eta, pull, to)
             yield program
@@ -79,12 +64,13 @@ class Backprop:
         program: Meta = self._program(Meta, w, support, query, len(etas), exact)
         return program.run(w, support, query, etas)
 
-    def predict(self, w: Tensor, x: Tensor) -> Tensor:
-        """(R, C, n, o), equal to the model's own."""
-        memory: Memory = self._program(Memory, w, Examples(x, x, x))
-        memory.x[..., :-1] = x.reshape(*memory.x.shape[:2], -1)
-        _run(memory.forward(_views(self.model, w.flatten(0, 1))))
-        return memory.p.view(*x.shape[:3], -1).clone()
+    def predictions(self, models: Iterable[Tensor], x: Tensor) -> Iterator[Tensor]:
+        """What each of ``models`` (R, C, P) makes of x: (R, C, n, o), equal to the model's own."""
+        last: Forward | None = None
+        for w in models:
+            program: Forward = self._program(Forward, w, Examples(x, x, x))
+            yield program.run(w, x, fresh=program is not last)
+            last = program
 
     def _program(self, kind: type, w: Tensor, *shape: Any) -> Any:
         """The calls and memory of one kind for data of this shape."""
@@ -96,123 +82,20 @@ class Backprop:
         return programs[key]
 
 
-def _run(calls: Calls) -> None:
-    for call in calls:
-        call()
-
-
-class Weights:
-    """Blocks of B clients' own, in memory that stays; ``tensors`` in the order of a flat model."""
-
-    def __init__(self, model: MLP, clients: int, like: Tensor) -> None:
-        self.blocks: list[Block] = []
-        for layer, (d, o) in enumerate(model.layers):
-            bias = like.new_empty(clients, 1, o) if layer else None
-            self.blocks.append((like.new_empty(clients, d if layer else d + 1, o), bias))
-        self.tensors = [t for block in self.blocks for t in block if t is not None]
-        self.rows = [t.view(clients, -1) for t in self.tensors]
-        self.sizes = [t.shape[1] for t in self.rows]
-
-    def load(self, w: Tensor) -> None:
-        """From (R, C, P)."""
-        for row, part in zip(self.rows, w.split(self.sizes, -1), strict=True):
-            row.view(part.shape).copy_(part)
-
-    def flat(self, shape: torch.Size) -> Tensor:
-        """(R, C, P), a copy."""
-        return torch.cat(self.rows, 1).view(*shape, -1)
-
-
-def _views(model: MLP, flat: Tensor) -> list[Block]:
-    """The blocks inside flat models (B, P)."""
-    blocks: list[Block] = []
-    at = 0
-    for layer, (d, o) in enumerate(model.layers):
-        rows = flat[:, at : at + (d + 1) * o].unflatten(1, (d + 1, o))
-        blocks.append((rows[:, :-1], rows[:, -1:]) if layer else (rows, None))
-        at += (d + 1) * o
-    return blocks
-
-
-class Memory:
-    """One forward and backward pass over B clients of n examples; ``hs[0]`` is x with a column of ones."""
+class Forward:
+    """Predictions."""
 
     def __init__(self, owner: Backprop, w: Tensor, data: Examples) -> None:
-        self.loss, sizes = owner.loss, owner.model.sizes
-        b, n = data.x.shape[:2].numel(), data.x.shape[2]
-        self.hs = [w.new_ones(b, n, sizes[0] + 1), *(w.new_empty(b, n, o) for o in sizes[1:-1])]
-        self.es = [w.new_empty(b, n, o) for o in sizes[1:]]
-        self.p, self.target = w.new_empty(b, n, sizes[-1]), w.new_empty(b, n, sizes[-1])
-        self.scale = w.new_empty(b, n, 1)
-        self.ones = w.new_ones(b, 1, n)
-        self.x = self.hs[0]
-        self.holds: tuple[Any, Any] = (None, None)
+        self.model, self.memory = owner.model, Memory(owner.model, owner.loss, w, data)
+        self.x: Tensor | None = None
 
-    def load(self, data: Examples, eta: Any = -1.0) -> None:
-        """The data, and the weight of each example times -eta as the scale of errors."""
-        if data is not self.holds[0]:
-            self.x[..., :-1].copy_(data.x.reshape(*self.x.shape[:2], -1))
-            self.loss.target(data.y.reshape(*self.p.shape[:2], *data.y.shape[3:]), self.target)
-        if data is not self.holds[0] or eta is not self.holds[1]:
-            torch.mul(data.weight, -eta, out=self.scale.view(data.weight.shape))
-        self.holds = (data, eta)
-
-    def forget(self) -> None:
-        """What is loaded may be stale: a new call may bring the same tensors with other numbers in them."""
-        self.holds = (None, None)
-
-    def forward(self, w: list[Block]) -> Calls:
-        calls: Calls = []
-        for layer, (weights, bias) in enumerate(w):
-            last = layer == len(w) - 1
-            out = self.p if last else self.hs[layer + 1]
-            calls += _affine(self.hs[layer], weights, bias, out)
-            calls += [] if last else [out.relu_]
-        return calls
-
-    def backward(self, w: list[Block]) -> Calls:
-        calls: Calls = [
-            partial(self.loss.slope, self.p, self.target, self.es[-1]),
-            partial(self.es[-1].mul_, self.scale),
-        ]
-        for layer in range(len(w) - 1, 0, -1):
-            calls += _back(self.es[layer], w[layer][0], self.es[layer - 1])
-            calls += _mask(self.es[layer - 1], self.hs[layer])
-        return calls
-
-    def add(self, w: list[Block], to: list[Block]) -> Calls:
-        """to = w + h^T e in every layer, bias and weights; ``to`` may be w."""
-        calls: Calls = []
-        for (weights, bias), (to_weights, to_bias), h, e in zip(w, to, self.hs, self.es, strict=True):
-            calls += _plus_outer(weights, h, e, to_weights)
-            if bias is not None and to_bias is not None:
-                calls.append(partial(torch.baddbmm, bias, self.ones, e, out=to_bias))
-        return calls
-
-    def add_hessian(self, w: list[Block], v: list[Block], to: list[Block]) -> Calls:
-        """to += ``scale`` times Hessian(w) v; ``to`` may be v: each layer of v is read before it is written."""
-        dzs = [torch.empty_like(e) for e in self.es]
-        des = [torch.empty_like(e) for e in self.es]
-        calls: Calls = []
-        for layer, (weights, bias) in enumerate(v):
-            calls += _affine(self.hs[layer], weights, bias, dzs[layer])
-            if layer > 0:
-                calls += _plus(dzs[layer], dzs[layer - 1], w[layer][0])
-            if layer < len(v) - 1:
-                calls += _mask(dzs[layer], self.hs[layer + 1])
-        calls.append(partial(self.loss.curve, self.p, self.target, dzs[-1], des[-1]))
-        calls.append(partial(des[-1].mul_, self.scale))
-        for layer in range(len(v) - 1, -1, -1):
-            weights, bias = to[layer]
-            if layer > 0:
-                calls += _back(des[layer], w[layer][0], des[layer - 1])
-                calls += _plus(des[layer - 1], self.es[layer], v[layer][0].mT)
-                calls += _mask(des[layer - 1], self.hs[layer])
-                calls += _plus_outer(weights, dzs[layer - 1], self.es[layer], weights)
-            calls += _plus_outer(weights, self.hs[layer], des[layer], weights)
-            if bias is not None:
-                calls.append(partial(torch.baddbmm, bias, self.ones, des[layer], out=bias))
-        return calls
+    def run(self, w: Tensor, x: Tensor, fresh: bool) -> Tensor:
+        """``fresh``: x may hold other numbers than at the last call."""
+        if fresh or x is not self.x:
+            self.memory.look_at(x)
+            self.x = x
+        run(self.memory.forward(views(self.model, w.flatten(0, 1))))
+        return self.memory.p.view(*x.shape[:3], -1).clone()
 
 
 class Gradient:
@@ -221,25 +104,25 @@ class Gradient:
     def __init__(self, owner: Backprop, w: Tensor, data: Examples) -> None:
         clients = data.x.shape[:2].numel()
         self.w, self.g, self.v, self.hv = (Weights(owner.model, clients, w) for _ in range(4))
-        self.memory = Memory(owner, w, data)
+        self.memory = Memory(owner.model, owner.loss, w, data)
         self.calls = self.memory.forward(self.w.blocks) + self.memory.backward(self.w.blocks)
         self.add = self.memory.add(self.g.blocks, self.g.blocks)
         self.product = self.memory.add_hessian(self.w.blocks, self.v.blocks, self.hv.blocks)
 
     def run(self, w: Tensor, data: Examples) -> Tensor:
         self.w.load(w)
-        self.memory.forget()
         self.memory.load(data)
+        self.memory.weigh(data)
         for t in self.g.tensors:
             t.zero_()
-        _run(self.calls + self.add)
+        run(self.calls + self.add)
         return self.g.flat(w.shape[:2])
 
     def hessian(self, v: Tensor) -> Tensor:
         self.v.load(v)
         for t in self.hv.tensors:
             t.zero_()
-        _run(self.product)
+        run(self.product)
         return self.hv.flat(v.shape[:2])
 
 
@@ -249,18 +132,27 @@ class Descent:
     def __init__(self, owner: Backprop, w: Tensor, data: Examples) -> None:
         clients = data.x.shape[:2].numel()
         self.w = Weights(owner.model, clients, w)
-        self.memory = Memory(owner, w, data)
+        self.memory = Memory(owner.model, owner.loss, w, data)
         self.slopes = self.memory.forward(self.w.blocks) + self.memory.backward(self.w.blocks)
         self.add = self.memory.add(self.w.blocks, self.w.blocks)
 
+    def start(self, w: Tensor) -> None:
+        self.w.load(w)
+        self.data: Examples | None = None  # what is loaded; from an earlier descent it may be stale
+        self.eta: Any = None
+
     def step(self, data: Examples, eta: Any, pull: Any, to: Tensor | None) -> None:
-        self.memory.load(data, eta)
-        _run(self.slopes)
+        if data is not self.data:
+            self.memory.load(data)
+        if data is not self.data or eta is not self.eta:
+            self.memory.weigh(data, eta)
+        self.data, self.eta = data, eta
+        run(self.slopes)
         if to is not None:
             for row, part in zip(self.w.rows, to.split(self.w.sizes, -1), strict=True):
                 own = row.view(part.shape)
                 own.lerp_(part, eta * pull)
-        _run(self.add)
+        run(self.add)
 
 
 class Meta:
@@ -271,8 +163,8 @@ class Meta:
 
     def __init__(self, owner: Backprop, w: Tensor, support: Examples, query: Examples, steps: int, exact: bool) -> None:
         clients = support.x.shape[:2].numel()
-        self.memories = [Memory(owner, w, support) for _ in range(steps)]
-        self.query = Memory(owner, w, query)
+        self.memories = [Memory(owner.model, owner.loss, w, support) for _ in range(steps)]
+        self.query = Memory(owner.model, owner.loss, w, query)
         self.us = [Weights(owner.model, clients, w) for _ in range(steps + 1)]
         self.v = Weights(owner.model, clients, w)
         self.calls: Calls = []
@@ -287,58 +179,10 @@ class Meta:
 
     def run(self, w: Tensor, support: Examples, query: Examples, etas: list[Any]) -> Tensor:
         self.us[0].load(w)
-        self.query.forget()
         self.query.load(query)
+        self.query.weigh(query)
         for m, eta in zip(self.memories, etas, strict=True):
-            m.forget()
-            m.load(support, eta)
-        _run(self.calls)
+            m.load(support)
+            m.weigh(support, eta)
+        run(self.calls)
         return self.v.flat(w.shape[:2])
-
-
-# The products, each in the form that is fastest where a layer has one input or one output: there a batched matrix
-# product takes up to five times as long as the elementwise one or the one of the transposed matrices.
-
-
-def _affine(h: Tensor, weights: Tensor, bias: Tensor | None, out: Tensor) -> Calls:
-    """out = h W + b: (B, n, d) (B, d, o) + (B, 1, o)."""
-    if weights.shape[2] == 1:
-        h, weights, out = _turn(weights), h.mT, _turn(out)
-    if bias is None:
-        return [partial(torch.bmm, h, weights, out=out)]
-    if h.shape[2] == 1:
-        return [partial(torch.addcmul, bias, h, weights, out=out)]
-    return [partial(torch.baddbmm, bias, h, weights, out=out)]
-
-
-def _back(e: Tensor, weights: Tensor, out: Tensor) -> Calls:
-    """out = e W^T: (B, n, o) (B, d, o)^T."""
-    if weights.shape[2] == 1:
-        return [partial(torch.mul, e, _turn(weights), out=out)]
-    return [partial(torch.bmm, e, weights.mT, out=out)]
-
-
-def _mask(e: Tensor, h: Tensor) -> Calls:
-    """e = e where h > 0, else 0."""
-    return [partial(torch.ops.aten.threshold_backward.grad_input, e, h, 0, grad_input=e)]
-
-
-def _plus(t: Tensor, a: Tensor, b: Tensor) -> Calls:
-    """t += a b: (B, n, m), (B, n, k) (B, k, m)."""
-    if a.shape[2] == 1:
-        return [partial(t.addcmul_, a, b)]
-    if b.shape[2] == 1:
-        return [partial(_turn(t).baddbmm_, _turn(b), a.mT)]
-    return [partial(t.baddbmm_, a, b)]
-
-
-def _plus_outer(t: Tensor, h: Tensor, e: Tensor, out: Tensor) -> Calls:
-    """out = t + h^T e: (B, d, o) + (B, n, d)^T (B, n, o)."""
-    if e.shape[2] == 1:
-        return [partial(torch.baddbmm, _turn(t), _turn(e), h, out=_turn(out))]
-    return [partial(torch.baddbmm, t, h.mT, e, out=out)]
-
-
-def _turn(column: Tensor) -> Tensor:
-    """(B, n, 1) -> (B, 1, n); unlike ``.mT`` its strides are a row's, which the matrix product takes without a copy."""
-    return column.view(len(column), 1, -1)

@@ -16,6 +16,7 @@ uniform weights and no noise, for step sizes at which the method converges.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -58,8 +59,8 @@ class Quadratic:
         hessian = curvature.sum(-3)
         return g, lambda v: (hessian @ v[..., None])[..., 0]
 
-    def score(self, w: Tensor, data: Examples) -> tuple[Tensor, Tensor | None]:
-        return self(w, data), None
+    def scores(self, models: Iterable[Tensor], data: Examples) -> Iterator[tuple[Tensor, Tensor | None]]:
+        return ((self(w, data), None) for w in models)
 
 
 @dataclass(frozen=True)

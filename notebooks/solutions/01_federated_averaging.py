@@ -6,7 +6,6 @@ A function whose parameters all have defaults returns the answer; any other is t
 import torch
 
 import fmlab as fm
-from fmlab.data import Batch
 
 
 def fedprox_round(eta=0.02, K=5, mu=1.0):
@@ -16,7 +15,7 @@ def fedprox_round(eta=0.02, K=5, mu=1.0):
     w = population.model().init(torch.Generator().manual_seed(0))[None, None]
     models = []
     for i in range(clients.number):
-        data = Batch(*clients.take(torch.tensor([[i]]))).both
+        data = clients.take(torch.tensor([[i]]))[2]
         v = w
         for _ in range(K):
             v = v - eta * (fm.grad(f, v, data) + mu * (v - w))  # the changed line
