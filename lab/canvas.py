@@ -89,10 +89,11 @@ class Canvas:
             (box.height - bottom - top) / self.height,
         )
 
-    def paint(self, draws: dict[str, Draw]) -> bytes:
-        """Draw the named plots anew, leave the others, and return the whole as PNG."""
+    def paint(self, draws: dict[str, Draw], calm: bool = False) -> bytes:
+        """Draw the named plots anew, leave the others, and return the whole as PNG. ``calm``: see Marks."""
         with DRAWING:
             for name, draw in draws.items():
+                self._marks[name].calm = calm
                 draw(self._marks[name])
                 self._blit(name, self._marks[name])
             return encode(np.asarray(self.agg.buffer_rgba()))

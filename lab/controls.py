@@ -22,6 +22,21 @@ def words(field: str) -> str:
     return WORDS.get(field, field.replace("_", " "))
 
 
+def valid(field: str, h: Hyper, low: float, high: float, value: Any) -> Any:
+    """The value as its own type. Raises ValueError, in words, for one that a control from low to high does not take."""
+    if value is None and h.optional:
+        return None
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    kind = "a whole number" if h.whole else "a number"
+    if not number or (h.whole and value != int(value)):
+        raise ValueError(f"{words(field)} = {value!r} is not {kind} from {low:g} to {high:g}")
+    if not low <= value <= high:
+        raise ValueError(
+            f"{words(field)} = {value:g} is outside {low:g} to {high:g}; give {kind} in that range: {h.text}"
+        )
+    return int(value) if h.whole else float(value)
+
+
 class Control:
     """One number. ``value`` is the last valid one; ``root`` is what is shown."""
 
@@ -63,21 +78,6 @@ class Control:
         self.root.add_class(f"fmlab-{field}")
         self._enable()
 
-    def check(self, value: Any) -> Any:
-        """The value as its own type. Raises ValueError, in words, for one that the control does not take."""
-        if value is None and self.hyper.optional:
-            return None
-        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        kind = "a whole number" if self.hyper.whole else "a number"
-        if not number or (self.hyper.whole and value != int(value)):
-            raise ValueError(f"{words(self.field)} = {value!r} is not {kind} from {self.low:g} to {self.high:g}")
-        if not self.low <= value <= self.high:
-            raise ValueError(
-                f"{words(self.field)} = {value:g} is outside {self.low:g} to {self.high:g}; "
-                f"give {kind} in that range: {self.hyper.text}"
-            )
-        return int(value) if self.hyper.whole else float(value)
-
     def set(self, value: Any) -> None:
         """Show a valid value without calling back."""
         self.value = self.check(value)
@@ -105,6 +105,9 @@ class Control:
                 self.slider.value = self.box.value = instead
         finally:
             self._quiet = False
+
+    def check(self, value: Any) -> Any:
+        return valid(self.field, self.hyper, self.low, self.high, value)
 
     def _slid(self, change: dict[str, Any]) -> None:
         if not self._quiet and not self._echo(change["new"]):

@@ -7,7 +7,6 @@ inner steps) come to rest, in closed form. The module is not named after its fun
 
 from __future__ import annotations
 
-import html
 from dataclasses import dataclass, fields, replace
 from itertools import islice
 from typing import Any
@@ -20,13 +19,12 @@ import fmlab as fm
 from fmlab.declare import Declared, hyper
 from fmlab.engine import rounds
 from fmlab.gradients import path
-from lab import plots, style
+from lab import plots
 from lab.canvas import Canvas
 from lab.controls import Control
 from lab.css import STYLE
+from lab.live import Live
 from lab.marks import Marks
-from lab.worker import Worker
-from lab.worker import synchronous as chosen_synchronous
 
 CLIENTS, ROUNDS = 5, 30
 ACROSS, UP = np.linspace(-1.8, 4.2, 61), np.linspace(-1.0, 3.2, 43)  # equal scales in a picture of WIDTH x HEIGHT
@@ -114,32 +112,23 @@ def sentence(d: Drift, setting: Setting) -> str:
     )
 
 
-class DriftPanel(widgets.VBox):
-    """Sliders for heterogeneity, local steps, step size, and the round on show. ``result`` is the run on show."""
+class DriftPanel(Live):
+    """Sliders for heterogeneity, local steps, step size, and the round on show. ``result`` is the run on show.
+    options: ``theme``, ``size``, ``synchronous``, see ``Live``."""
 
-    def __init__(
-        self, setting: Setting, theme: str = "auto", size: str = "notebook", synchronous: bool | None = None
-    ) -> None:
+    def __init__(self, setting: Setting, **options: Any) -> None:
         self._setting = setting
         self._trained: tuple[Setting, Drift] | None = None
-        self._worker = Worker(self._failed, chosen_synchronous() if synchronous is None else synchronous)
-        paper = replace(style.DARK if theme == "dark" else style.LIGHT, scale=style.SIZES[size])
-        self._canvas = Canvas([("drift", 1)], 1, paper, width=WIDTH, row=HEIGHT)
+        super().__init__("client drift", lambda t: Canvas([("drift", 1)], 1, t, width=WIDTH, row=HEIGHT), **options)
         self._canvas.image.layout.max_width = f"{WIDTH}px"  # as drawn; the page would blow it up
-        self._png = b""
         self._controls: dict[str, Control] = {}
         for f in fields(Setting):
             h, value = f.metadata["hyper"], getattr(setting, f.name)
             control = Control(f.name, h, value, h.low, h.high, lambda n, v: self.set(**{n: v}))
             control.slider.description = LABELS.get(f.name, control.slider.description)
             self._controls[f.name] = control
-        self._summary, self._error = widgets.HTML(), widgets.HTML()
-        self._summary.add_class("fmlab-summary")
-        self._error.add_class("fmlab-error")
         rows = widgets.VBox([c.root for c in self._controls.values()], layout=widgets.Layout(max_width=f"{WIDTH}px"))
-        super().__init__([widgets.HTML(STYLE), rows, self._error, self._canvas.image, self._summary])
-        for css in ("fmlab-panel", f"fmlab-{theme}", f"fmlab-{size}"):
-            self.add_class(css)
+        self.children = (widgets.HTML(STYLE), rows, self._error, self._canvas.image, self._summary)
         self._show(self._setting)
 
     def set(self, **changes: Any) -> None:
@@ -153,11 +142,6 @@ class DriftPanel(widgets.VBox):
             self._controls[name].set(value)
         self._show(self._setting)
 
-    def wait(self, timeout: float | None = None) -> None:
-        """Until the newest setting is computed and drawn; TimeoutError after ``timeout`` seconds."""
-        if not self._worker.wait(timeout):
-            raise TimeoutError(f"{self!r} still computes after {timeout} s")
-
     @property
     def result(self) -> Drift:
         self.wait()
@@ -168,22 +152,6 @@ class DriftPanel(widgets.VBox):
     @property
     def setting(self) -> Setting:
         return self._setting
-
-    @property
-    def sentence(self) -> str:
-        return self._canvas.image.tooltip or ""
-
-    def close(self) -> None:
-        self._worker.close()
-        super().close()
-
-    def __repr__(self) -> str:
-        return "<fmlab panel: client drift>"
-
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        self._worker.wait(3.0)
-        bundle = super()._repr_mimebundle_(**kwargs) or {}
-        return {**bundle, "text/plain": repr(self), "image/png": self._png}
 
     def _show(self, setting: Setting) -> None:
         self._worker.submit(lambda checkpoint: self._compute(setting))
@@ -199,13 +167,9 @@ class DriftPanel(widgets.VBox):
             title = f"Client drift: the local steps after round {t}"
             plots.drift(m, (ACROSS, UP, d.surface), d.local[t], d.server[: t + 1], points, d.minima, title)
 
-        self._png = self._canvas.paint({"drift": draw})
-        text = sentence(d, setting)
-        self._canvas.image.value, self._canvas.image.tooltip = self._png, text
-        self._summary.value, self._error.value = html.escape(text), ""
-
-    def _failed(self, error: BaseException) -> None:
-        self._error.value = html.escape(f"{type(error).__name__}: {error}")
+        self._paint({"drift": draw})
+        self._say(sentence(d, setting))
+        self._say_error("")
 
 
 def drift(**options: Any) -> DriftPanel:
@@ -213,9 +177,4 @@ def drift(**options: Any) -> DriftPanel:
     the first setting: ``heterogeneity``, ``local_steps``, ``lr``, ``round``."""
     known = {f.name for f in fields(Setting)}
     setting = Setting(**{k: options.pop(k) for k in list(options) if k in known})
-    theme, size = options.get("theme", "auto"), options.get("size", "notebook")
-    if theme not in ("auto", "light", "dark") or size not in style.SIZES:
-        raise ValueError(
-            f"theme = {theme!r}, size = {size!r}: give 'auto', 'light' or 'dark', and {tuple(style.SIZES)}"
-        )
     return DriftPanel(setting, **options)

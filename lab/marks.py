@@ -44,6 +44,7 @@ class Marks:
         self.ax = ax
         self.theme = style.theme_of(ax)
         self.framed: tuple[Any, ...] = ()
+        self.calm = False  # limits that still hold what is drawn stay, for the frames of a running study
         self._made: dict[Hashable, Any] = {}
         self._named: set[Hashable] = set()
 
@@ -118,6 +119,15 @@ class Marks:
                 self._made.pop(old).remove()
         self._keep(key, lambda: self.ax.contour(x, y, z, levels=levels, colors=[self.theme.faint], zorder=0.8))
 
+    def settle(self, limits: tuple[float, float]) -> tuple[float, float]:
+        """``limits`` of y, or where the plot is calm the present ones, if they are wide enough and less than twice
+        and a half as wide: axes that jump with every frame are hard to read, and to draw them takes longest."""
+        if not (self.calm and self.framed):
+            return limits
+        low, high = self.framed[4]  # without the legend's room
+        fits = low <= limits[0] and limits[1] <= high and high - low < 2.5 * (limits[1] - limits[0])
+        return (low, high) if fits else limits
+
     def frame(
         self,
         *,
@@ -127,16 +137,16 @@ class Marks:
         xlim: tuple[float, float],
         ylim: tuple[float, float],
         legend: Sequence[tuple[str, dict[str, Any]]] = (),
-        where: str = "upper right",
-        columns: int = 1,
+        over: bool = False,
         ticks: tuple[Sequence[float], Sequence[float]] | None = None,
         bare: bool = False,
     ) -> None:
-        """Labels, limits and legend (text, keyword arguments of a line); only touched where they changed.
+        """Labels, limits and legend (text, keyword arguments of a line); only touched where they changed. The legend
+        gets room of its own above ``ylim``, or lies ``over`` the plot.
 
         ``ticks``: the words at 0, 1, ... on both axes in place of numbers; ``bare``: pictures, no axes, equal scales.
         """
-        now = (title, x, y, xlim, ylim, where, columns, tuple((t, str(look)) for t, look in legend), str(ticks), bare)
+        now = (title, x, y, xlim, ylim, over, tuple((t, str(look)) for t, look in legend), str(ticks), bare)
         if now == self.framed:
             return
         self.framed = now
@@ -151,12 +161,7 @@ class Marks:
         if self.ax.get_legend() is not None:
             self.ax.get_legend().remove()
         if legend:
-            lines = [Line2D([], [], label=label, **look) for label, look in legend]
-            self.ax.legend(
-                handles=lines, loc=where, fontsize=10.5 * self.theme.scale, labelcolor=self.theme.ink, handlelength=2.6,
-                facecolor=self.theme.paper, edgecolor=self.theme.faint, framealpha=0.85, borderpad=0.3,
-                labelspacing=0.25, handletextpad=0.5, borderaxespad=0.3, ncols=columns, columnspacing=1.0,
-            )  # fmt: skip
+            style.legend(self.ax, [Line2D([], [], label=label, **look) for label, look in legend], over)
 
     def _keep(self, key: Hashable, make: Any) -> Any:
         self._named.add(key)

@@ -69,7 +69,6 @@ def learning(
             xlim=(0.0, float(f"{end / share_done:.6g}") if end else 1.0),  # the same to the last digit in every frame
             ylim=_limits(quantity, curves.values()),
             legend=[(name, looks[name].marked(m.theme)) for name in curves],
-            where="upper right" if quantity == "loss" else "lower right",
         )
     return m
 
@@ -88,7 +87,7 @@ def adaptation(
     curves = {name: _runs(t, 3, name).mean(1) for name, t in source.items()}
     base = baselines(study, quantity) if base is None else base
     m, looks, steps = Marks.on(ax), style.looks(curves), np.arange(study.steps + 1)
-    limits = _limits(quantity, [*curves.values(), *([[list(base.values())]] if base else [])])
+    limits = m.settle(_limits(quantity, [*curves.values(), *([[list(base.values())]] if base else [])]))
     with m:
         for name, curve in curves.items():
             m.band((name, "band"), steps, curve.min(0), curve.max(0), looks[name].color(m.theme))
@@ -111,7 +110,6 @@ def adaptation(
             xlim=(0.0, float(study.steps)),
             ylim=limits,
             legend=[(name, looks[name].marked(m.theme)) for name in curves],
-            where="upper right" if quantity == "loss" else "lower right",
         )
     return m
 
@@ -139,7 +137,8 @@ def whom(
     against: str | None = None,
     title: str = "",
 ) -> Marks:
-    """`gains`, sorted from the client helped most to the one hurt most; the share hurt is written in the legend."""
+    """`gains`, from the largest to the smallest; the legend says for which share of the clients the gain is negative.
+    The table's "hurt" is another share: of clients who lose by adapting at all."""
     k, against = study.steps if k is None else k, against or reference(study)
     found = {name: g[np.isfinite(g)] for name, g in gains(study, k, quantity, against).items()}
     m, looks = Marks.on(ax), style.looks(study.names)
@@ -149,9 +148,9 @@ def whom(
         m.line("zero", [0, 100], [0, 0], color=m.theme.ink, linewidth=1.2 * m.theme.scale)
         for name, gain in found.items():
             ordered, line = unit * np.sort(gain)[::-1], looks[name].line(m.theme)
-            hurt = f"{100 * (gain < 0).mean():.0f} % hurt" if len(gain) else "diverged"
+            worse = f"worse for {100 * (gain < 0).mean():.0f} %" if len(gain) else "diverged"
             m.line(name, 100 * (np.arange(len(gain)) + 0.5) / max(len(gain), 1), ordered, zorder=3, **line)
-            legend.append((f"{name}: {hurt}", line))
+            legend.append((f"{name}: {worse}", line))
             if quantity == "loss" and len(gain):  # one client of a hundred may lie outside
                 most = max(most, float(np.quantile(np.abs(gain), 0.99)))
         _diverged(m, study)
@@ -161,7 +160,7 @@ def whom(
             x="unseen clients, sorted (%)",
             y=f"gain over {against} ({'lower loss' if quantity == 'loss' else 'accuracy, points'})",
             xlim=(0.0, 100.0),
-            ylim=(-top, top),
+            ylim=m.settle((-top, top)),
             legend=legend,
         )
     return m
@@ -286,6 +285,7 @@ def drift(
             xlim=(float(x[0]), float(x[-1])),
             ylim=(float(y[0]), float(y[-1])),
             legend=legend,
+            over=True,  # room above would spoil the equal scales
         )
     return m
 

@@ -101,6 +101,11 @@ def shots_field(task: str) -> str:
     return next(name for name in SHOTS if name in names)
 
 
+def default_shots(task: str) -> int:
+    """What ``shots`` None stands for."""
+    return next(f.default for f in dataclasses.fields(TASKS[task]) if f.name == shots_field(task))  # type: ignore[return-value]
+
+
 def declared(cls: type, name: str) -> Hyper:
     """The declaration of one field of an algorithm or a population."""
     (found,) = (f for f in dataclasses.fields(cls) if f.name == name)

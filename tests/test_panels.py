@@ -14,12 +14,13 @@ import torch
 from ipywidgets.widgets.widget import _instances
 
 import fmlab as fm
-import lab
-from lab import advantage, panels
+import lab.panel
+from lab import advantage
+from lab.board import BUTTONS, GROUPS, RANGES, Look, check
 from lab.cache import LRU
 from lab.canvas import encode
-from lab.panels import GROUPS, PRESETS, RANGES, Panel
-from lab.setting import METHODS, TASKS, Setting, declaration, shots_field
+from lab.panel import Panel
+from lab.setting import METHODS, PRESETS, TASKS, Setting, declaration, default_shots, shots_field
 from lab.words import sentence
 
 SMALL = {"rounds": 10, "seeds": 1, "clients_per_round": 3, "inner_steps": 1}
@@ -29,9 +30,9 @@ LIMIT = 120.0
 
 @pytest.fixture(autouse=True)
 def nothing_remembered():
-    panels._studies.clear()
+    lab.panel._studies.clear()
     yield
-    panels._studies.clear()
+    lab.panel._studies.clear()
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def make():
 
     def panel(views=("learning",), controls=EVERY, synchronous=True, **setting):
         first = Setting(**(SMALL | setting))
-        how = {"setting": first, "buttons": tuple(panels.BUTTONS), "synchronous": synchronous}
+        how = {"setting": first, "buttons": tuple(BUTTONS), "synchronous": synchronous}
         made.append(Panel("test", controls, views, **how))
         return made[-1]
 
@@ -57,7 +58,7 @@ def make():
 
 
 def slider(panel, field):
-    return panel._controls[field].slider
+    return panel.board.controls[field].slider
 
 
 def press(panel, name):
@@ -99,7 +100,7 @@ def test_classes_of_the_page(make):
 
 
 def test_every_control_has_words_a_tooltip_and_a_number_box(make):
-    for field, control in make()._controls.items():
+    for field, control in make().board.controls.items():
         assert "_" not in control.slider.description
         assert len(control.slider.description) >= 5
         h = declaration("steps" if field == "k" else field)
@@ -127,7 +128,7 @@ def test_the_stored_playground_has_its_whole_map(make, small_map):
 @pytest.mark.parametrize("field", ["heterogeneity", *RANGES])
 def test_both_ends_of_every_slider(make, field):
     panel = make(rounds=10)
-    control = panel._controls[field]
+    control = panel.board.controls[field]
     for end in (control.low, control.high):
         if field == "inner_lr":
             control.recorded.value = False
@@ -172,32 +173,32 @@ def test_a_method_switched_off_costs_nothing(make, monkeypatch):
     met = []
     local = fm.FedMAML.local
     monkeypatch.setattr(fm.FedMAML, "local", lambda self, *a: met.append(1) or local(self, *a))
-    panel._switches["FedMAML"].children[1].value = False
+    panel.board.switches["FedMAML"].children[1].value = False
     assert panel.study.names == ["FedAvg"]
     assert met == []
-    panel._switches["FedMAML"].children[1].value = True
+    panel.board.switches["FedMAML"].children[1].value = True
     assert panel.study.names == ["FedAvg", "FedMAML"]
 
 
 def test_the_last_method_stays_on(make):
     panel = make(methods=("FedAvg",))
-    panel._switches["FedAvg"].children[1].value = False
+    panel.board.switches["FedAvg"].children[1].value = False
     assert panel.setting.methods == ("FedAvg",)
     assert "last method" in panel._error.value
-    assert panel._switches["FedAvg"].children[1].value
+    assert panel.board.switches["FedAvg"].children[1].value
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_is_a_setting_and_nothing_else(name):
     changed = dataclasses.replace(Setting(), **PRESETS[name])
-    panels._check(changed, panels.Look())
+    check(changed, Look())
     *_, study = dataclasses.replace(changed, rounds=1, seeds=1, clients_per_round=2).stream()
     assert study.names == list(changed.methods)
 
 
 def test_a_preset_moves_the_controls(make):
     panel = make()
-    panel._preset_box.value = "all clients alike"
+    panel.buttons.presets.value = "all clients alike"
     assert slider(panel, "heterogeneity").value == 0.0
     assert panel.study.population.heterogeneity == 0.0
     press(panel, "reset")
@@ -214,7 +215,7 @@ def test_a_preset_moves_the_controls(make):
 )
 def test_a_typed_number_out_of_range_says_so_and_changes_nothing(make, field, value, words):
     panel = make()
-    picture, setting, control = panel._png, panel.setting, panel._controls[field]
+    picture, setting, control = panel._png, panel.setting, panel.board.controls[field]
     control.box.value = value
     assert words in control.message.value
     assert (panel._png, panel.setting) == (picture, setting)
@@ -336,7 +337,7 @@ def test_pictures_are_a_task_too(make, task):
     panel = make(views=("client", "adaptation"), clients_per_round=2)
     panel.set(task=task)
     assert panel.study.accuracy
-    assert panel._controls["shots"].value == panels.Panel._default_shots(task)
+    assert panel.board.controls["shots"].value == default_shots(task)
     assert shots_field(task) == "shots"
     before = panel._png
     panel.set(quantity="accuracy")
@@ -351,7 +352,7 @@ def test_saved_picture_and_link(make, tmp_path):
     width, height = struct.unpack(">II", (tmp_path / "picture.png").read_bytes()[16:24])
     assert (width, height) == (2 * panel._canvas.width, 2 * panel._canvas.height)
     press(panel, "save picture")
-    assert 'download="fmlab-test.png"' in panel._link.value
+    assert 'download="fmlab-test.png"' in panel.buttons.link.value
     panel.set(k=2)
     panel.set(k=5)
     assert panel._png == before, "saving must not disturb the live picture"
@@ -470,7 +471,7 @@ def test_the_map_fills_in_the_background_and_serves_the_slider(make, small_map):
     panel.wait(LIMIT, background=True)
     assert len(panel._map.percent) == len(advantage.H) * len(advantage.K)
     cell = advantage.cell(panel.setting, 0.5, 2)
-    assert panels._studies.get(cell) is not None
+    assert lab.panel._studies.get(cell) is not None
     assert cell == dataclasses.replace(panel.setting, heterogeneity=0.5, inner_steps=2).coarse()
 
 

@@ -167,6 +167,19 @@ def test_a_figure_shows_itself_without_pyplot(study):
     assert shown["text/plain"] == "<Figure: loss against rounds>"
 
 
+@pytest.mark.parametrize("entries", [1, 5])
+def test_no_curve_lies_under_a_legend(ax, entries):
+    for i in range(entries):
+        ax.plot([0, 1], [0, 1 + i], label=f"method number {i}")
+    ax.set_ylim(0, entries)
+    style.legend(ax)
+    ax.figure.canvas.draw()
+    key = ax.get_legend().get_window_extent()
+    assert key.y0 >= ax.transData.transform((0, entries))[1] - 1e-6
+    assert ax.bbox.padded(1).contains(*key.min)
+    assert ax.bbox.padded(1).contains(*key.max)
+
+
 def test_the_library_never_loads_pyplot():
     """It holds global state, which threads must not share."""
     code = "import sys, lab.style, lab.marks; sys.exit('matplotlib.pyplot' in sys.modules)"
@@ -217,6 +230,19 @@ def test_drawing_again_is_drawing_afresh(view, study, pictures):
 
 
 # --- what the views show ------------------------------------------------------------------------------------------
+
+
+def test_calm_limits_stay_while_they_hold_what_is_drawn(ax):
+    m = Marks(ax)
+    m.calm = True
+    assert m.settle((0.0, 3.0)) == (0.0, 3.0)  # nothing drawn yet
+    m.frame(xlim=(0, 1), ylim=(0.0, 4.0))
+    assert m.settle((0.0, 3.0)) == (0.0, 4.0)
+    assert m.settle((0.0, 4.1)) == (0.0, 4.1)  # would be cut off
+    assert m.settle((-1.0, 3.0)) == (-1.0, 3.0)
+    assert m.settle((0.0, 1.0)) == (0.0, 1.0)  # would be lost in a plot four times as high
+    m.calm = False
+    assert m.settle((0.0, 3.0)) == (0.0, 3.0)
 
 
 def test_learning_shows_the_mean_and_the_range_of_the_seeds(ax, study):
@@ -291,13 +317,13 @@ def test_gains_are_against_fine_tuned_fedavg(study):
     assert np.array_equal(mirrored, -plots.gains(study, 3)["FedMAML"])
 
 
-def test_whom_is_sorted_and_says_the_share_hurt(ax, study):
+def test_whom_is_sorted_and_says_for_how_many_it_is_worse(ax, study):
     m = plots.whom(ax, study)
     gain = plots.gains(study)["FedMAML"]
     assert np.array_equal(m["FedMAML"].get_ydata(), np.sort(gain)[::-1])
-    hurt = sum(g < 0 for g in gain) / len(gain)
+    worse = sum(g < 0 for g in gain) / len(gain)
     texts = [t.get_text() for t in ax.get_legend().get_texts()]
-    assert texts == [f"FedMAML: {100 * hurt:.0f} % hurt", "FedProx: diverged"]
+    assert texts == [f"FedMAML: worse for {100 * worse:.0f} %", "FedProx: diverged"]
 
 
 def test_accuracy_gains_count_upwards(pictures):

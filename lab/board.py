@@ -1,0 +1,199 @@
+"""The controls and buttons of a panel, made from declarations, in named groups."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ipywidgets as widgets
+
+from fmlab.declare import Hyper
+from lab import plots, style
+from lab.controls import Changed, Control, switch, valid
+from lab.setting import METHODS, PRESETS, TASKS, Setting, declaration, default_shots, recorded_inner_lr
+
+RANGES: dict[str, tuple[float, float]] = {  # what a slider spans, where its declaration allows more
+    "inner_steps": (1, 10),
+    "inner_lr": (0.001, 1.0),
+    "shots": (1, 20),
+    "clients_per_round": (1, 100),
+    "rounds": (10, 500),
+    "seeds": (1, 8),
+}
+GROUPS = {
+    "clients": ("task", "heterogeneity", "shots", "clients_per_round"),
+    "learning": ("inner_steps", "inner_lr", "rounds", "seeds"),
+    "methods": ("methods",),
+    "view": ("k", "x", "quantity"),
+}
+BUTTONS = {
+    "preset": "set all controls at once",
+    "play / pause": "stop the training between two rounds, go on, or train again from the start",
+    "one round": "train one round more and stop",
+    "reset": "all controls as they were at first",
+    "another client": "show the next unseen client; trains nothing",
+    "copy as code": "a cell that computes this very study with fm.compare",
+    "save picture": "the picture as a file, in twice the resolution",
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is looked at in a study; changing it needs no training."""
+
+    k: int | None = None  # adaptation steps; None: all
+    client: int = 0
+    x: str = "rounds"
+    quantity: str = "loss"
+
+
+class Board:
+    """Controls of the fields ``wanted``, in their groups. ``changed(field, value)`` is called where a hand moves one.
+
+    every_event: follow a slider while it moves, not only where it comes to rest.
+    """
+
+    def __init__(self, wanted: Sequence[str], setting: Setting, changed: Changed, every_event: bool) -> None:
+        self._changed = changed
+        self._quiet = False
+        self.controls: dict[str, Control] = {}
+        self.boxes: dict[str, widgets.Dropdown] = {}
+        self.switches: dict[str, widgets.HBox] = {}
+        groups = [_group(t, [self._row(f, setting) for f in fields if f in wanted]) for t, fields in GROUPS.items()]
+        self.root = widgets.HBox([g for g in groups if g is not None], layout=widgets.Layout(flex_flow="row wrap"))
+        self.root.add_class("fmlab-groups")
+        for control in self.controls.values():
+            control.slider.continuous_update = every_event
+        self.show(setting, Look())
+
+    def show(self, setting: Setting, look: Look) -> None:
+        """Bring every control to this setting, without calling back."""
+        self._quiet = True
+        try:
+            for field, control in self.controls.items():
+                if field != "k":
+                    h = declaration(field, setting.task)
+                    instead = recorded_inner_lr(setting.task) if field == "inner_lr" else None
+                    control.limits(h, *span(field, h), instead)
+                control.set(_shown(field, setting, look))
+            for name, row in self.switches.items():
+                row.children[1].value = name in setting.methods
+            for field, box in self.boxes.items():
+                box.value = _shown(field, setting, look)
+        finally:
+            self._quiet = False
+
+    def _row(self, field: str, setting: Setting) -> widgets.Widget:
+        if field == "methods":
+            looks = style.looks(METHODS)
+            for name, cls in METHODS.items():
+                on = name in setting.methods
+                self.switches[name] = switch(name, looks[name], on, _first_line(cls), self._switched)
+            return widgets.HBox(list(self.switches.values()), layout=widgets.Layout(flex_flow="row wrap"))
+        if field in DROPDOWNS:
+            return self._dropdown(field, setting)
+        h = declaration("steps") if field == "k" else declaration(field, setting.task)
+        low, high = (0, setting.steps) if field == "k" else span(field, h)
+        h = dataclasses.replace(h, low=0) if field == "k" else h
+        control = Control(field, h, _shown(field, setting, Look()), low, high, self._changed)
+        self.controls[field] = control
+        return control.root
+
+    def _dropdown(self, field: str, setting: Setting) -> widgets.Dropdown:
+        label, options, hint = DROPDOWNS[field]
+        value = _shown(field, setting, Look())
+        box = widgets.Dropdown(options=options, value=value, description=label, tooltip=f"{label}: {hint}")
+        box.style = {"description_width": "112px"}
+        box.layout = widgets.Layout(width="auto")
+        box.add_class(f"fmlab-{field}")
+        box.observe(lambda change: None if self._quiet else self._changed(field, change["new"]), "value")
+        self.boxes[field] = box
+        return box
+
+    def _switched(self, *_: Any) -> None:
+        if not self._quiet:
+            self._changed("methods", tuple(n for n, row in self.switches.items() if row.children[1].value))
+
+
+class Buttons:
+    """Buttons of ``BUTTONS``: ``calls`` has what each does, ``preset`` takes the name of a preset."""
+
+    def __init__(
+        self, wanted: Sequence[str], calls: Mapping[str, Callable[[], None]], preset: Callable[[str], None]
+    ) -> None:
+        self.row: list[widgets.Widget] = []
+        self.presets = widgets.Dropdown(options=["preset ...", *PRESETS], tooltip=f"preset: {BUTTONS['preset']}")
+        self.presets.layout = widgets.Layout(width="190px")
+        self.presets.add_class("fmlab-preset")
+        self.presets.observe(lambda change: preset(change["new"]) if change["new"] in PRESETS else None, "value")
+        self.link = widgets.HTML()  # where the saved picture can be fetched
+        if "preset" in wanted:
+            self.row.append(self.presets)
+        for label in (name for name in calls if name in wanted):
+            button = widgets.Button(description=label, tooltip=BUTTONS[label], layout=widgets.Layout(width="auto"))
+            button.add_class("fmlab-" + "-".join(w for w in label.split() if w != "/"))
+            button.on_click(lambda _, call=calls[label]: call())
+            self.row.append(button)
+        if "save picture" in wanted:
+            self.row.append(self.link)
+
+
+DROPDOWNS: dict[str, tuple[str, list[str], str]] = {
+    "task": ("task", list(TASKS), "what the clients learn"),
+    "x": ("horizontal axis", list(plots.AXES), "learning curves against what"),
+    "quantity": ("measure", list(plots.QUANTITIES), "accuracy: classification only"),
+}
+
+
+def _group(title: str, rows: list[widgets.Widget]) -> widgets.VBox | None:
+    if not rows:
+        return None
+    heading = widgets.HTML(f'<div class="fmlab-title">{title}</div>')
+    if title == "view":
+        for row in rows:
+            row.layout.flex = "1 1 240px"
+        rows = [widgets.HBox(rows, layout=widgets.Layout(flex_flow="row wrap", width="100%"))]
+    wide = "100%" if title == "view" else "330px"
+    return widgets.VBox([heading, *rows], layout=widgets.Layout(flex=f"1 1 {wide}", min_width="300px"))
+
+
+def check(setting: Setting, look: Look) -> None:
+    """Raises ValueError for what no control could be set to."""
+    for name in setting.methods:
+        if name not in METHODS:
+            raise ValueError(f"methods = {setting.methods!r}: {name!r} is not one of {tuple(METHODS)}")
+    if not setting.methods:
+        raise ValueError(f"methods is empty; name at least one of {tuple(METHODS)}")
+    if setting.task not in TASKS:
+        raise ValueError(f"task = {setting.task!r} is not one of {tuple(TASKS)}")
+    for field in ("heterogeneity", *RANGES):
+        value = getattr(setting, field)
+        if not (field == "shots" and value is None):
+            h = declaration(field, setting.task)
+            valid(field, h, *span(field, h), value)
+    if look.x not in plots.AXES or look.quantity not in plots.QUANTITIES:
+        raise ValueError(f"x is one of {tuple(plots.AXES)}, quantity one of {plots.QUANTITIES}; got {look}")
+    if look.k is not None and look.k not in range(setting.steps + 1):
+        raise ValueError(f"k = {look.k!r} is not a whole number from 0 to {setting.steps}, or None for all")
+
+
+def span(field: str, h: Hyper) -> tuple[float, float]:
+    """What the field's slider spans."""
+    low, high = RANGES.get(field, (h.low, h.high))
+    return max(low, h.low), min(high, h.high)
+
+
+def _shown(field: str, setting: Setting, look: Look) -> Any:
+    """What the control of a field shows."""
+    if field == "k":
+        return setting.steps if look.k is None else look.k
+    if field == "shots" and setting.shots is None:
+        return default_shots(setting.task)
+    return getattr(look if field in ("x", "quantity") else setting, field)
+
+
+def _first_line(cls: type) -> str:
+    return (sys.modules[cls.__module__].__doc__ or cls.__name__).strip().splitlines()[0]

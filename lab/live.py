@@ -1,0 +1,96 @@
+"""What every live panel is made of: a picture, words under it, and a worker that computes both."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ipywidgets as widgets
+
+from lab import style
+from lab.canvas import Canvas, Draw
+from lab.worker import Worker
+from lab.worker import synchronous as chosen_synchronous
+
+THEMES = ("auto", "light", "dark")
+
+
+class Live(widgets.VBox):
+    """A picture, words under it, a worker.
+
+    canvas: makes the picture for a theme. theme: "auto" follows JupyterLab's, else "light" or "dark". size: "notebook"
+    or "projector". synchronous: compute in the calling thread (None: where needed).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        canvas: Callable[[style.Theme], Canvas],
+        theme: str = "auto",
+        size: str = "notebook",
+        synchronous: bool | None = None,
+    ) -> None:
+        if theme not in THEMES or size not in style.SIZES:
+            raise ValueError(
+                f"theme = {theme!r}, size = {size!r}: give theme 'auto', 'light' or 'dark', size {tuple(style.SIZES)}"
+            )
+        self.name = name
+        self._sync = chosen_synchronous() if synchronous is None else synchronous
+        self._worker = Worker(self._failed, self._sync)
+        base = style.DARK if theme == "dark" else style.LIGHT
+        self._canvas = canvas(replace(base, scale=style.SIZES[size]))
+        self._png = b""
+        self._summary, self._error = widgets.HTML(), widgets.HTML()
+        self._summary.add_class("fmlab-summary")
+        self._error.add_class("fmlab-error")
+        super().__init__()
+        for css in ("fmlab-panel", f"fmlab-{size}", f"fmlab-{theme}"):
+            self.add_class(css)
+
+    def wait(self, timeout: float | None = None, background: bool = False) -> None:
+        """Until the newest setting is computed and drawn (``background``: the map too). Raises TimeoutError, and the
+        error that ended the computation."""
+        if not self._worker.wait(timeout, background):
+            raise TimeoutError(f"{self!r} still computes after {timeout} s")
+
+    @property
+    def sentence(self) -> str:
+        """The sentence under the picture."""
+        return self._canvas.image.tooltip or ""
+
+    def save(self, path: str | Path) -> None:
+        """Write the picture as a PNG in twice the resolution."""
+        Path(path).write_bytes(self._canvas.png())
+
+    def close(self) -> None:
+        """End the worker and take the panel off the page."""
+        if hasattr(self, "_worker"):  # not yet, where a wrong argument ended __init__
+            self._worker.close()
+        super().close()
+
+    def __repr__(self) -> str:
+        return f"<fmlab panel: {self.name}>"
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+        self._worker.wait(None if self._sync else 3.0)
+        bundle = super()._repr_mimebundle_(**kwargs) or {}
+        return {**bundle, "text/plain": repr(self), "image/png": self._png}
+
+    def _paint(self, draws: Mapping[str, Draw], calm: bool = False) -> None:
+        self._png = self._canvas.paint(draws, calm)
+        self._canvas.image.value = self._png
+
+    def _say(self, text: str) -> None:
+        self._canvas.image.tooltip = text
+        self._summary.value = html.escape(text)
+
+    def _say_error(self, text: str) -> None:
+        if self._error.value != html.escape(text):
+            self._error.value = html.escape(text)
+
+    def _failed(self, error: BaseException) -> None:
+        """Say it in the panel; the last good picture stays."""
+        self._say_error(str(error) if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {error}")
