@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import platform
 import resource
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from torch import Tensor
 import fmlab as fm
 from benchmarks import peers
 from benchmarks.comparison import jax_comparison
+from benchmarks.timing import medians
 
 RESULTS = Path(__file__).with_name("results")
 LR = 0.01
@@ -42,24 +42,6 @@ def tasks() -> dict[str, tuple[fm.Algorithm, dict[str, Any]]]:
         "FOMAML, 1 step": (maml(1, True), {"steps": 1, "meta": True, "first_order": True}),
         "FOMAML, 5 steps": (maml(5, True), {"steps": 5, "meta": True, "first_order": True}),
     }
-
-
-def medians(calls: list[Callable[[], Any]], seconds: float) -> list[float]:
-    """Median milliseconds of each call, in turns, so that a slow spell of the machine meets all alike.
-
-    At least 3 turns, or ``seconds`` for each call, after one turn to warm up.
-    """
-    taken: list[list[float]] = [[] for _ in calls]
-    for call in calls:
-        call()
-    while len(taken[0]) < 3 or sum(map(sum, taken)) < seconds * len(calls):
-        for call, times in zip(calls, taken, strict=True):
-            if not times or times[-1] < 0.1:
-                call()  # the caches still hold the peer's data
-            began = time.perf_counter()
-            call()
-            times.append(time.perf_counter() - began)
-    return [statistics.median(times) * 1e3 for times in taken]
 
 
 def rounds(clients: list[int], seconds: float) -> list[list[str]]:
@@ -90,7 +72,7 @@ def rounds(clients: list[int], seconds: float) -> list[list[str]]:
                 peer, call = _peer(w, x, y, setting)
                 _same(name, mine(), call())
                 jax, compiled = _jax(name, w, x, y, setting, mine())
-                ours, theirs, *rest = medians([mine, call, *([jax] if jax else [])], seconds)
+                ours, theirs, *rest = medians([mine, call, *([jax] if jax else [])], seconds, time.perf_counter)
                 row = [name, c, threads, f"{ours:.2f}", peer, f"{theirs:.1f}", f"{theirs / ours:.0f}"]
                 row += [f"{rest[0]:.2f}", f"{ours / rest[0]:.2f}", f"{compiled:.1f}"] if jax else ["none", "", ""]
                 rows.append([*map(str, row)])

@@ -15,11 +15,9 @@ from __future__ import annotations
 
 import argparse
 import copy
-import statistics
 import time
 from collections.abc import Callable
 from functools import partial
-from itertools import pairwise
 from math import isqrt
 from pathlib import Path
 from typing import Any
@@ -29,6 +27,8 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, cross_entropy, pad
 
 import fmlab as fm
+from benchmarks.peers import flat, network
+from benchmarks.timing import medians
 from fmlab.data import Examples, examples
 from fmlab.gradients import meta_grad
 from fmlab.losses import CrossEntropy
@@ -84,13 +84,6 @@ class Patches(Stacked):
         return z.view(groups, n, half, half, -1).permute(0, 1, 4, 2, 3)
 
 
-def network(sizes: tuple[int, ...]) -> nn.Module:
-    layers: list[nn.Module] = [nn.Flatten()]
-    for d, o in pairwise(sizes):
-        layers += [nn.Linear(d, o), nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
-
-
 def ours(model: Any, w: Tensor, support: Examples, query: Examples, first_order: bool) -> Tensor:
     """fmlab's round: every client's meta-gradient, their mean (P,)."""
     with torch.no_grad():
@@ -98,8 +91,8 @@ def ours(model: Any, w: Tensor, support: Examples, query: Examples, first_order:
         return meta_grad(Empirical(model, CrossEntropy()), clients, support, query, LR, 1, first_order).mean((0, 1))
 
 
-def theirs(module: nn.Module, support: Examples, query: Examples, first_order: bool) -> Tensor:
-    """learn2learn's loop on the same module, (P,) in the module's own order."""
+def theirs(module: nn.Module, support: Examples, query: Examples, first_order: bool) -> list[Tensor]:
+    """learn2learn's loop on the same module: the gradient of each parameter."""
     from lab.l2l import load
 
     maml = load().algorithms.MAML(copy.deepcopy(module), lr=LR, first_order=first_order)
@@ -108,7 +101,7 @@ def theirs(module: nn.Module, support: Examples, query: Examples, first_order: b
         learner = maml.clone()
         learner.adapt(cross_entropy(learner(support.x[0, c]), support.y[0, c]))
         (cross_entropy(learner(query.x[0, c]), query.y[0, c]) / clients).backward()
-    return torch.cat([p.grad.flatten() for p in maml.parameters()])
+    return [p.grad for p in maml.parameters()]
 
 
 def tasks(clients: int, shots: int, side: int, seed: int) -> Examples:
@@ -117,38 +110,26 @@ def tasks(clients: int, shots: int, side: int, seed: int) -> Examples:
     return e._replace(weight=e.weight.float())
 
 
-def taking_turns(calls: list[Callable[[], Any]], seconds: float) -> list[float]:
-    """Median milliseconds of processor time of each call, at least 3 turns and about ``seconds`` in all."""
-    taken: list[list[float]] = [[] for _ in calls]
-    while len(taken[0]) < 3 or sum(map(sum, taken)) < seconds:
-        for call, times in zip(calls, taken, strict=True):
-            began = time.process_time()
-            call()
-            times.append(time.process_time() - began)
-    return [1e3 * statistics.median(t) for t in taken]
-
-
 def contest(
     name: str,
     models: dict[str, Any],
     w: Tensor,
     module: nn.Module,
-    order: Any,
+    join: Callable[[list[Tensor]], Tensor],
     clients: int,
     s: float,
     side: int = SIZE,
 ) -> list[list[str]]:
-    """Rows of one network: exact and first order; ``order`` puts learn2learn's gradient into fmlab's order."""
+    """Rows of one network: exact and first order; ``join`` makes learn2learn's gradients one of fmlab's."""
     support, query = tasks(clients, 1, side, 1), tasks(clients, 5, side, 2)
     rows = []
     for first_order in (False, True):
-        calls = [partial(ours, m, w, support, query, first_order) for m in models.values()]
-        calls.append(partial(theirs, module, support, query, first_order))
-        results = [call() for call in calls]
-        results[-1] = order(results[-1])
-        for other in results[1:]:
-            torch.testing.assert_close(other, results[0], rtol=1e-3, atol=1e-5)
-        times = taking_turns(calls, s)
+        calls: list[Callable[[], Any]] = [partial(ours, m, w, support, query, first_order) for m in models.values()]
+        loop = partial(theirs, module, support, query, first_order)
+        result, *others = [call() for call in calls]
+        for other in [*others, join(loop())]:
+            torch.testing.assert_close(other, result, rtol=1e-3, atol=1e-5)
+        times = medians([*calls, loop], s / (len(calls) + 1), time.process_time)
         what = "first order" if first_order else "exact"
         hand = [f"{t:.1f}" for t in times[1:-1]] or ["", ""]
         rows.append(
@@ -159,22 +140,11 @@ def contest(
 
 
 def mlp(sizes: tuple[int, ...], clients: int, seconds: float) -> list[list[str]]:
-    model, module = fm.MLP(sizes), network(sizes)
+    model = fm.MLP(sizes)
     w = model.init(torch.Generator().manual_seed(0)).float()
-    at = 0
-    for layer, (d, o) in zip(module[1::2], model.layers, strict=True):  # type: ignore[index]
-        block = w[at : at + (d + 1) * o].view(d + 1, o)
-        layer.weight.data, layer.bias.data = block[:-1].T.clone(), block[-1].clone()
-        at += (d + 1) * o
-
-    def order(g: Tensor) -> Tensor:
-        parts = g.split([k for d, o in model.layers for k in (d * o, o)])
-        weights = [p.view(o, d).T.flatten() for p, (d, o) in zip(parts[::2], model.layers, strict=True)]
-        return torch.cat([p for pair in zip(weights, parts[1::2], strict=True) for p in pair])
-
-    return contest(
-        f"MLP {'-'.join(map(str, sizes))}", {"fmlab": model}, w, module, order, clients, seconds, isqrt(sizes[0])
-    )
+    module = nn.Sequential(nn.Flatten(), *network(w, sizes))
+    name = f"MLP {'-'.join(map(str, sizes))}"
+    return contest(name, {"fmlab": model}, w, module, flat, clients, seconds, isqrt(sizes[0]))
 
 
 def convolution(width: int, clients: int, seconds: float) -> list[list[str]]:
@@ -184,7 +154,9 @@ def convolution(width: int, clients: int, seconds: float) -> list[list[str]]:
     module = copy.deepcopy(model.module)
     nn.utils.vector_to_parameters(w, module.parameters())
     models = {"fmlab": model, "grouped": Grouped(model), "patches": Patches(model)}
-    return contest(f"4 convolutions of {width}", models, w, module, lambda g: g, clients, seconds)
+    return contest(
+        f"4 convolutions of {width}", models, w, module, lambda g: torch.cat([t.flatten() for t in g]), clients, seconds
+    )
 
 
 def main() -> None:

@@ -75,7 +75,7 @@ def search(method: fm.Algorithm, a: argparse.Namespace, shots: int, bar: Any) ->
     training = next(f for f in fields if f != "adapt_lr")
     start = replace(method, **dict.fromkeys(fields, GRID[0]))
     best = _best(replace(start, **{training: fm.sweep(*GRID)}), a, shots, a.search_rounds, bar)
-    server = best.server  # type: ignore[attr-defined]
+    server = best.server
     tried: dict[str, Any] = {"server": replace(server, lr=fm.sweep(*(server.lr * factor for factor in SERVER_GRID)))}
     return _best(replace(best, **tried), a, shots, 3 * a.search_rounds, bar)
 
@@ -118,7 +118,7 @@ def row(name: str, a: argparse.Namespace, shots: int, rounds: int) -> dict[str, 
         "mean": accuracy.mean((0, 1)).tolist(),
         "half": half_width(accuracy).tolist(),
         "seeds": accuracy.mean(1).tolist(),
-        "step_sizes": {f: getattr(chosen, f) for f in step_size_fields(chosen)} | {"server": chosen.server.lr},  # type: ignore[attr-defined]
+        "step_sizes": {f: getattr(chosen, f) for f in step_size_fields(chosen)} | {"server": chosen.server.lr},
         "diverged": int((study.diverged[name] >= 0).sum()),
         "up_mb": study.bytes_up[name].flatten()[-1].item() / 1e6,
         "minutes": (time.perf_counter() - wall) / 60,

@@ -44,7 +44,7 @@ def servers(algorithm: Any, population: type[fm.Population]) -> None:
     (filled,) = recorded(setup_of(algorithm(), population)).algorithms.values()
     if "server" not in {f.name for f in fields(filled)}:  # a method that sends nothing
         return
-    server: Any = filled.server  # type: ignore[attr-defined]
+    server: Any = filled.server
     lr = server.lr
     chosen: dict[str, Any] = {"server": replace(server, lr=fm.sweep(*(lr * f for f in FACTORS)))}
     tried = replace(filled, **chosen)

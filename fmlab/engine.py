@@ -21,7 +21,7 @@ from fmlab.data import Batch, Clients, Examples
 from fmlab.declare import spread, sweep_length
 from fmlab.gradients import Objective
 from fmlab.randomness import choose
-from fmlab.servers import Moments, Server
+from fmlab.servers import Moments
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def rounds(
     """
     values, device = sweep_length(algorithm), start.device
     algorithm = spread(algorithm, len(seeds), start.dtype, device)
-    optimiser: Server = algorithm.server  # type: ignore[attr-defined]
+    optimiser = algorithm.server
     w, kept = algorithm.init(start.repeat(values, 1)[:, None], clients.number)
     runs = torch.arange(len(w), device=device)[:, None]
     state = State(0, w, optimiser.init(w), kept, torch.full((len(w),), -1, device=device))

@@ -20,6 +20,7 @@ from torch import Tensor
 from fmlab.data import Batch, Examples
 from fmlab.declare import Declared
 from fmlab.gradients import Objective
+from fmlab.servers import Server
 
 Sent = Tensor | None
 Kept = Tensor | None
@@ -28,6 +29,11 @@ Kept = Tensor | None
 @dataclass(frozen=True)
 class Algorithm(Declared, ABC):
     """Abstract. Fields beside ``server`` are hyperparameters; ``None`` is filled from the recorded step sizes."""
+
+    @property
+    @abstractmethod
+    def server(self) -> Server:
+        """The server's optimiser: a field ``server: Server = SGD()``."""
 
     @abstractmethod
     def init(self, w: Tensor, n_clients: int) -> tuple[Tensor, Kept]:
