@@ -103,42 +103,39 @@ def _curve(m: Marks, view: View, k: int, title: str) -> Marks:
             x="input x",
             y="output y",
             xlim=(-5.0, 5.0),
-            ylim=(-1.2 * highest, 1.9 * highest),
+            ylim=(-1.2 * highest, 1.2 * highest),
             legend=legend,
-            where="upper center",
-            columns=2,
         )
     return m
 
 
 def _pictures(m: Marks, view: View, k: int, title: str) -> Marks:
-    """Rows of pictures: what it adapts on with labels, then query pictures with every method's predicted labels."""
+    """Its support pictures with their labels, then query pictures with every method's predicted labels."""
     looks, names = style.looks(view.predictions), list(view.predictions)
     (sx, sy), (qx, qy) = view.support, view.query
     shown = [_spread(labels, PICTURES) for labels in (sy, qy)]
     size = 10.5 * m.theme.scale
     box, line_height = m.ax.get_position(original=True), 1.35 * size / 72  # inches
     width, height = (m.ax.get_figure(root=True).get_size_inches() * (box.width, box.height)).tolist()
-    across, lines = PICTURES + ROOM, 4.4 + len(names)
-    picture = max(min(width / across, (height - lines * line_height) / 2.1), 0.1)  # inches
+    across, lines = PICTURES + ROOM, 3 + len(names)
+    picture = max(min(width / across, (height - lines * line_height) / 2), 0.1)  # inches
     row = line_height / picture
-    second = 1 + 2.2 * row  # where the query pictures begin
-    bottom = second + 1 + row * (len(names) + 1.2)
+    second = 1 + 1.5 * row  # where the query pictures begin
     left = {"fontsize": size, "va": "center"}
     middle = left | {"ha": "center"}
     with m:
         for part, words, pictures, labels, rows, top in (
-            ("s", "adapts on", sx, sy, shown[0], 0.0),
-            ("q", "is asked", qx, qy, shown[1], second),
+            ("s", "support", sx, sy, shown[0], 0.0),
+            ("q", "query", qx, qy, shown[1], second),
         ):
-            m.text(part, 0, top - row / 2, words, color=m.theme.middle, **left)
+            m.text(part, PICTURES + 0.1, top + 0.5, words, color=m.theme.middle, **left)
+            m.text((part, "label"), PICTURES + 0.1, top + 1 + row / 2, "true label", **left)
             for column, i in enumerate(rows):
                 _tile(m, (part, "picture", column), pictures[i], column, top)
                 m.text((part, column), column + 0.46, top + 1 + row / 2, str(labels[i]), **middle)
-        m.text("truth", PICTURES + 0.1, second + 1 + row / 2, "true label", **left)
         for line, name in enumerate(names):
             guesses, color = view.predictions[name][k].argmax(-1), looks[name].color(m.theme)
-            at = second + 1 + row * (line + 1.6)
+            at = second + 1 + row * (line + 1.5)
             for column, i in enumerate(shown[1]):
                 right = guesses[i] == qy[i]
                 says, weight = (f"{guesses[i]}", "bold") if right else (f"{guesses[i]}✗", "normal")
@@ -148,20 +145,21 @@ def _pictures(m: Marks, view: View, k: int, title: str) -> Marks:
         m.frame(
             title=title or f"An unseen client {steps_in_words(k)}",
             xlim=(0.0, float(across)),
-            ylim=(bottom, -row),
+            ylim=(2 + row * lines, 0.0),
             bare=True,
         )
     return m
 
 
 def _tile(m: Marks, key: tuple[object, ...], pixels: Array, column: int, top: float) -> None:
-    """One picture, grey or colour, from (h w,), (h, w), (1, h, w) or (3, h, w), as ink on paper."""
+    """One picture, grey or colour, from (h w,), (h, w), (1, h, w) or (3, h, w), as ink on a sheet a little darker than
+    the paper: strokes that reach the edge of one picture are not taken for a part of the next."""
     if pixels.ndim == 1:
         pixels = pixels.reshape(math.isqrt(pixels.size), -1)
     if pixels.ndim == 3:
         pixels = pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)
-    extent = (column, column + 0.92, top + 0.95, top + 0.03)
-    m.image(key, pixels, extent, cmap="gray" if m.theme.dark else "gray_r", clim=(0.0, 1.0))
+    extent = (column + 0.03, column + 0.89, top + 0.91, top + 0.05)
+    m.image(key, pixels, extent, cmap="gray" if m.theme.dark else "gray_r", clim=(-0.1, 1.0))
 
 
 def _spread(labels: Array, most: int) -> list[int]:

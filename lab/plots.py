@@ -162,6 +162,7 @@ def whom(
             xlim=(0.0, 100.0),
             ylim=m.settle((-top, top)),
             legend=legend,
+            over=True,  # of curves that fall the upper right is free, and one end may leave the plot at the left
         )
     return m
 

@@ -3,17 +3,19 @@
 The two methods that are compared most have Okabe and Ito's vermilion and blue; the others were moved in hue and
 lightness until every two stay apart under each kind of colour blindness, with a contrast of at least 3:1 to the paper
 (tests/test_plots.py computes both). No two share dashes or a marker, so a plot also reads in grey. `figure(...)` makes
-a Figure without pyplot that shows as a PNG; `dress(ax)` gives any axes, also pyplot's, the same look.
+a Figure without pyplot that shows as a PNG; `dress(ax)` gives any axes, also pyplot's, the same look, `legend(ax)` a
+legend that lies over no curve.
 """
 
 from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -156,6 +158,26 @@ def dress(ax: Axes) -> None:
         axis.label.set(color=theme.ink, fontsize=12 * theme.scale)
     for where in ("left", "center", "right"):
         ax.set_title(ax.get_title(loc=where), loc=where, color=theme.ink, fontsize=12.5 * theme.scale)
+
+
+def legend(ax: Axes, lines: Sequence[Artist] | None = None, over: bool = False) -> None:
+    """A legend along the top, in as few rows as fit (``lines``: None for all that have a label). The vertical axis
+    grows by its height, so that nothing that was inside the limits lies under it: call it when they are set.
+    ``over``: the axes stay as they are, and the legend lies over their upper right corner."""
+    theme, (low, high) = theme_of(ax), ax.get_ylim()
+    lines = ax.get_legend_handles_labels()[0] if lines is None else lines
+    for rows in range(len(lines) if over else 1, len(lines) + 1):
+        drawn = ax.legend(
+            handles=lines, ncols=-(-len(lines) // rows), loc="upper right" if over else "upper left",
+            fontsize=10.5 * theme.scale, labelcolor=theme.ink, facecolor=theme.paper, edgecolor=theme.faint,
+            framealpha=0.85, borderpad=0.3, labelspacing=0.25, handlelength=2.6, handletextpad=0.5, borderaxespad=0.3,
+            columnspacing=1.0,
+        )  # fmt: skip
+        box = drawn.get_window_extent().transformed(ax.transAxes.inverted())
+        if box.x1 <= 1:
+            break
+    if not over:
+        ax.set_ylim(low, low + (high - low) / max(box.y0, 0.1))
 
 
 def nice(value: float) -> float:
