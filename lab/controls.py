@@ -86,7 +86,8 @@ class Control:
             if self.recorded is not None:
                 self.recorded.value = value is None
             if self.value is not None:
-                self.slider.value = self.value
+                if self.value != self._legible(self.slider.value):  # else the handle stays under the hand
+                    self.slider.value = self.value
                 self.box.value = self.value
         finally:
             self._quiet = False
@@ -111,7 +112,11 @@ class Control:
 
     def _slid(self, change: dict[str, Any]) -> None:
         if not self._quiet and not self._echo(change["new"]):
-            self._accept(change["new"])
+            self._accept(self._legible(change["new"]))
+
+    def _legible(self, value: float) -> float:
+        """Of a place on a logarithmic slider three digits, which the box can show."""
+        return min(max(float(f"{value:.3g}"), self.low), self.high) if self.hyper.log else value
 
     def _echo(self, value: float) -> bool:
         """Whether the page only moved a value to its own nearest step; a hand moves by a step at least."""
@@ -128,7 +133,7 @@ class Control:
 
     def _switched(self, change: dict[str, Any]) -> None:
         if not self._quiet:
-            self._accept(None if change["new"] else self.slider.value)
+            self._accept(None if change["new"] else self._legible(self.slider.value))
 
     def _accept(self, value: Any) -> None:
         try:
