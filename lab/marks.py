@@ -44,7 +44,7 @@ class Marks:
         self.ax = ax
         self.theme = style.theme_of(ax)
         self.framed: tuple[Any, ...] = ()
-        self.calm = False  # limits that still hold what is drawn stay, for the frames of a running study
+        self.calm = False  # limits only grow, for the frames of a running study
         self._made: dict[Hashable, Any] = {}
         self._named: set[Hashable] = set()
 
@@ -120,13 +120,12 @@ class Marks:
         self._keep(key, lambda: self.ax.contour(x, y, z, levels=levels, colors=[self.theme.faint], zorder=0.8))
 
     def settle(self, limits: tuple[float, float]) -> tuple[float, float]:
-        """``limits`` of y, or where the plot is calm the present ones, if they are wide enough and less than twice
-        and a half as wide: axes that jump with every frame are hard to read, and to draw them takes longest."""
+        """``limits`` of y, where the plot is calm with the present ones in them: axes that jump with every frame are
+        hard to read, and to draw them takes longest."""
         if not (self.calm and self.framed):
             return limits
         low, high = self.framed[4]  # without the legend's room
-        fits = low <= limits[0] and limits[1] <= high and high - low < 2.5 * (limits[1] - limits[0])
-        return (low, high) if fits else limits
+        return min(low, limits[0]), max(high, limits[1])
 
     def frame(
         self,

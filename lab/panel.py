@@ -28,7 +28,7 @@ from lab.setting import PRESETS, Setting
 from lab.words import sentence
 from lab.worker import Checkpoint
 
-FRAME = 0.08  # seconds from frame to frame of a running study; drawing takes half of the time at most
+FRAME = 0.06  # seconds from frame to frame of a running study; drawing takes half of the time at most
 FIRST = ("client", "learning")  # the first of these that a panel has is drawn before the others
 REST = 0.1  # seconds without a new event after which the full answer is computed
 PATIENCE = 0.06  # seconds that a coarse answer may train
@@ -241,7 +241,7 @@ class Panel(Live):
                 rough = self._coarse(setting)
                 first = [v for v in FIRST if v in self.views][:1]
                 self._show(rough, setting, views=first)
-                self._redraw([v for v in self.views if v not in first], say=True, calm=True)
+                self._redraw([v for v in self.views if v not in first], say=True)
                 self._worker.rest(REST)
             if known is None:
                 known = self._train(setting, checkpoint, until)
@@ -326,12 +326,13 @@ class Panel(Live):
 
     def _show(self, study: fm.Study, setting: Setting, final: bool = False, views: Sequence[str] | None = None) -> None:
         self._study, self._shown = study, setting
-        self._redraw(views, calm=not final)
         done, planned = int(study.rounds[-1]), study.config["rounds"]
         seeds = len(study.config["seeds"])
+        rough = planned < setting.rounds
+        self._redraw(views, calm=not (final or rough))
         says = f"round {done} of {planned}, {seeds} seed{'s' * (seeds > 1)}"
         if not final:
-            says += ", training ..." if planned == setting.rounds else ", a first rough answer ..."
+            says += ", a first rough answer ..." if rough else ", training ..."
         self._status.value = says
         self._say_error("")
 
@@ -345,7 +346,7 @@ class Panel(Live):
         draws: dict[str, Draw] = {
             "client": lambda m: plots.client(m, self._client(study, look.client), k),
             "adaptation": lambda m: plots.adaptation(m, study, quantity, k, self._baselines(study, setting)),
-            "learning": lambda m: plots.learning(m, study, look.x, quantity, k),
+            "learning": lambda m: plots.learning(m, study, look.x, quantity, k, up_to=setting.rounds),
             "helps": lambda m: plots.whom(m, study, k, quantity),
             "map": lambda m: self._map.draw(m, setting),
         }

@@ -36,10 +36,17 @@ def baselines(study: Study, quantity: str = "loss") -> dict[str, float]:
 
 
 def learning(
-    ax: Axes | Marks, study: Study, x: str = "rounds", quantity: str = "loss", k: int | None = None, title: str = ""
+    ax: Axes | Marks,
+    study: Study,
+    x: str = "rounds",
+    quantity: str = "loss",
+    k: int | None = None,
+    title: str = "",
+    up_to: int | None = None,
 ) -> Marks:
     """Mean over unseen clients after k adaptation steps (None: all) as training goes on: the seeds' mean, and a band
-    from the lowest to the highest seed. ``x``: "rounds", "bytes" or "gradient evaluations" of one run."""
+    from the lowest to the highest seed. ``x``: "rounds", "bytes" or "gradient evaluations" of one run. ``up_to``: the
+    rounds that the horizontal axis spans (None: all that the study has planned)."""
     if x not in AXES:
         raise ValueError(f"x = {x!r} is not one of {tuple(AXES)}")
     source = _quantity(study, quantity, study.learning, study.learning_accuracy)
@@ -54,7 +61,7 @@ def learning(
         },
     }[x]
     m, looks = Marks.on(ax), style.looks(curves)
-    share_done = rounds[-1] / study.config["rounds"]
+    share_done = rounds[-1] / (up_to or study.config["rounds"])
     end = max((float(v[-1]) for v in along.values()), default=0.0)
     with m:
         for name, curve in curves.items():

@@ -34,10 +34,10 @@ class Setting:
     methods: tuple[str, ...] = ("FedAvg", "FedMAML")
     inner_steps: int = 3
     inner_lr: float | None = None
-    rounds: int = 150
+    rounds: int = 120
     seeds: int = 3
     steps: int = 5
-    evaluations: int = 10
+    evaluations: int = 8
 
     def coarse(self) -> Setting:
         """One seed and half of the rounds: the answer while a slider moves, and a cell of the map."""
