@@ -100,9 +100,10 @@ def adaptation(
             m.band((name, "band"), steps, curve.min(0), curve.max(0), looks[name].color(m.theme))
             m.line(name, steps, curve.mean(0), zorder=3, **looks[name].marked(m.theme))
         for name, level in base.items():
+            above = min((other for other in base.values() if other > level), default=np.inf)
             m.line(("base", name), [0, study.steps], [level] * 2, color=m.theme.middle, linewidth=1.2 * m.theme.scale)
             words = {"trivial": "trivial predictor"}.get(name, name)
-            low = level > 0.9 * limits[1]  # no room above it
+            low = min(limits[1], above) - level < 0.11 * limits[1]  # no room above it
             m.text(
                 ("base text", name), 0.22 * study.steps, level + (-0.012 if low else 0.012) * limits[1], words,
                 color=m.theme.middle, fontsize=9.5 * m.theme.scale, va="top" if low else "bottom", clip_on=True,
@@ -150,16 +151,19 @@ def whom(
     found = {name: g[np.isfinite(g)] for name, g in gains(study, k, quantity, against).items()}
     m, looks = Marks.on(ax), style.looks(study.names)
     unit, most = (1.0, 0.0) if quantity == "loss" else (100.0, 100.0)
-    legend = []
+    many, legend = len(found) > 3, []
     with m:
         m.line("zero", [0, 100], [0, 0], color=m.theme.ink, linewidth=1.2 * m.theme.scale)
         for name, gain in found.items():
             ordered, line = unit * np.sort(gain)[::-1], looks[name].line(m.theme)
             worse = f"worse for {100 * (gain < 0).mean():.0f} %" if len(gain) else "diverged"
             m.line(name, 100 * (np.arange(len(gain)) + 0.5) / max(len(gain), 1), ordered, zorder=3, **line)
+            if many:  # a legend would cover the curves; below zero there is room at the left
+                m.text(("worse", name), 0.02, 0.42 - 0.065 * len(legend), f"{name}: {worse}", inside=True,
+                       va="bottom", color=line["color"], fontsize=9 * m.theme.scale, weight="bold")  # fmt: skip
             legend.append((f"{name}: {worse}", line))
-            if quantity == "loss" and len(gain):  # one client of a hundred may lie outside
-                most = max(most, float(np.quantile(np.abs(gain), 0.99)))
+            if quantity == "loss" and len(gain):  # one client of a hundred may lie outside, more if they are far away
+                most = max(most, min(np.quantile(np.abs(gain), 0.99), 4 * np.quantile(np.abs(gain), 0.9)))
         _diverged(m, study)
         top = style.nice(most)
         m.frame(
@@ -168,8 +172,8 @@ def whom(
             y=f"gain over {against} ({'lower loss' if quantity == 'loss' else 'accuracy, points'})",
             xlim=(0.0, 100.0),
             ylim=m.settle((-top, top)),
-            legend=legend,
-            over=True,  # of curves that fall the upper right is free, and one end may leave the plot at the left
+            legend=() if many else legend,
+            over=True,  # of curves that fall the upper right is free, and one may leave the plot at the left
         )
     return m
 
@@ -341,7 +345,7 @@ def _diverged(m: Marks, study: Study) -> None:
         gone = rounds[rounds >= 0]
         if len(gone):
             who = "all" if len(gone) == len(rounds) else f"{len(gone)} of {len(rounds)}"
-            notes.append(f"{name} diverged ({who} seeds, from round {gone.min()})")
+            notes.append(f"{name} diverged\n({who} seeds, from round {gone.min()})")
     if notes:
         m.text("diverged", 0.02, 0.03, "\n".join(notes), inside=True, va="bottom", weight="bold", zorder=6,
                bbox={"facecolor": m.theme.paper, "edgecolor": m.theme.ink, "alpha": 0.85})  # fmt: skip

@@ -297,7 +297,7 @@ def test_a_diverged_run_is_named_and_the_others_stay_readable(ax, study):
     for view in (plots.learning, plots.adaptation, plots.whom):
         ax.clear()
         m = view(ax, study)
-        assert m["diverged"].get_text() == "FedProx diverged (all seeds, from round 1)"
+        assert m["diverged"].get_text() == "FedProx diverged\n(all seeds, from round 1)"
     m = plots.learning(ax, study)
     assert np.isnan(m["FedProx"].get_ydata()[1:]).all()
     highest = max(float(study.history[name].max()) for name in ("FedAvg", "FedMAML"))
@@ -401,3 +401,16 @@ def test_a_swept_study_is_refused(ax):
     swept = fm.compare(methods, fm.Sines(n_clients=5, n_unseen=3), rounds=1, seeds=1, clients_per_round=2)
     with pytest.raises(ValueError, match="'FedAvg' is swept"):
         plots.learning(ax, swept)
+
+
+def test_whom_stays_readable_with_many_methods_and_a_client_that_flies_away(ax, study):
+    far = study.adaptation["FedMAML"].clone()
+    far[:, :1] = 1e20
+    names = [*study.adaptation, "FedReptile", "PFedMe", "PerFedAvg"]
+    many = {
+        name: far if name == "PFedMe" else study.adaptation.get(name, study.adaptation["FedMAML"]) for name in names
+    }
+    m = plots.whom(ax, dataclasses.replace(study, adaptation=many))
+    assert ax.get_legend() is None
+    assert m["worse", "PFedMe"].get_text().startswith("PFedMe: worse for ")
+    assert ax.get_ylim()[1] < 1e3
