@@ -20,7 +20,7 @@ lab: ##        open the lab in JupyterLab (options for it: ARGS="--port=9000 --n
 	@$(PYTHON) tools/install.py
 	@$(RUN) tools/start.py lab $(ARGS)
 
-app: ##        open the first notebook as a page without code, with Voila
+app: ##        open the first notebook as a page without code, with Voila (another: ARGS=playground)
 	@$(PYTHON) tools/install.py
 	@$(RUN) tools/start.py app $(ARGS)
 

@@ -1,9 +1,9 @@
 """The map: heterogeneity x inner steps, the colour is the advantage of federated meta-learning over fine-tuned FedAvg.
 
 The advantage is in per cent of the trivial predictor's loss: in per cent of the losses themselves it would be largest
-where all clients are alike and both losses small. A cell is the coarse study of its setting (one seed, half of the
-rounds), computed in the background from the corners to the middles and kept in the panels' cache; it is the first
-rough answer when a slider comes by.
+where all clients are alike and both losses small. A cell is its setting's study with one seed, computed in the
+background from the corners to the middles and kept in the panels' cache; it is the first rough answer when a slider
+comes by.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def pair(setting: Setting) -> tuple[str, str]:
 
 
 def cell(setting: Setting, h: float, steps: int) -> Setting:
-    return dataclasses.replace(setting.coarse(), heterogeneity=h, inner_steps=steps, methods=pair(setting))
+    return dataclasses.replace(setting.single(), heterogeneity=h, inner_steps=steps, methods=pair(setting))
 
 
 def coarse_to_fine() -> list[tuple[float, int]]:
@@ -87,7 +87,7 @@ class AdvantageMap:
         percent = np.array([[known.get((h, k), math.nan) for h in H] for k in K])
         names, here = pair(setting), (setting.heterogeneity, setting.inner_steps)
         title = f"{names[1]}'s gain, {self.unit}"
-        x = f"heterogeneity ({setting.coarse().rounds} rounds, 1 seed)"
+        x = f"heterogeneity ({setting.rounds} rounds, 1 seed)"
         plots.map(marks, H, K, percent, here=here, names=names, title=title, x=x)
 
     def _fits(self, setting: Setting) -> bool:

@@ -250,9 +250,10 @@ class Panel(Live):
     def _coarse(self, setting: Setting) -> fm.Study:
         """A rough answer within PATIENCE; a newer event does not end it, or a long drag would show nothing."""
         rough = setting.coarse()
-        study = _studies.get(rough)
-        if study is not None:
-            return study
+        for known in (setting.single(), rough):
+            study = _studies.get(known)
+            if study is not None:
+                return study
         end = time.monotonic() + PATIENCE
         for now in rough.stream(lambda t: time.monotonic() > end):
             study = now
@@ -328,7 +329,7 @@ class Panel(Live):
         self._study, self._shown = study, setting
         done, planned = int(study.rounds[-1]), study.config["rounds"]
         seeds = len(study.config["seeds"])
-        rough = planned < setting.rounds
+        rough = planned < setting.rounds or seeds < setting.seeds
         self._redraw(views, calm=not (final or rough))
         says = f"round {done} of {planned}, {seeds} seed{'s' * (seeds > 1)}"
         if not final:

@@ -40,8 +40,12 @@ class Setting:
     evaluations: int = 8
 
     def coarse(self) -> Setting:
-        """One seed and half of the rounds: the answer while a slider moves, and a cell of the map."""
+        """One seed and half of the rounds: the answer while a slider moves."""
         return dataclasses.replace(self, seeds=1, rounds=max(10, self.rounds // 2), evaluations=2)
+
+    def single(self) -> Setting:
+        """One seed: a cell of the map. All rounds, since after few of them the map shows who starts faster."""
+        return dataclasses.replace(self, seeds=1, evaluations=2)
 
     def call(self) -> tuple[list[tuple[type, dict[str, Any]]], tuple[type, dict[str, Any]], dict[str, Any]]:
         """(algorithm class, its arguments) of each method, the population's, and the options of ``fm.compare``."""

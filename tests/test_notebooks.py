@@ -15,7 +15,8 @@ from lab import teaching
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "notebooks"
-LESSONS = sorted(FOLDER.glob("*.ipynb"))
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+LESSONS = [path for path in NOTEBOOKS if path.name != "playground.ipynb"]
 LINES = 12
 PANELS = {"playground", "heterogeneity", "inner_steps", "one_client", "drift"}
 MACHINE = re.compile(r"(?<![\w.~}>])/(?:work|opt|root|home|Users|tmp|mnt|var)/\w|[A-Z]:\\+Users")
@@ -190,9 +191,14 @@ def lesson(request):
     return nbformat.read(request.param, as_version=4)
 
 
-def test_lesson_is_fit_to_be_read(lesson):
-    nbformat.validate(lesson)
-    assert list(faults(lesson)) == []
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def notebook(request):
+    return nbformat.read(request.param, as_version=4)
+
+
+def test_notebook_is_fit_to_be_read(notebook):
+    nbformat.validate(notebook)
+    assert list(faults(notebook)) == []
 
 
 def test_lesson_has_its_parts(lesson):
@@ -236,22 +242,22 @@ def test_no_exercise_is_left_over():
     assert sorted(used) == teaching.names()
 
 
-def test_links_lead_somewhere(lesson):
-    text = "\n".join(c.source for c in lesson.cells if c.cell_type == "markdown")
+def test_links_lead_somewhere(notebook):
+    text = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
     targets = re.findall(r"\]\((?!https?:)([^)#]+)", text)
     assert [t for t in targets if not (FOLDER / t).exists()] == []
 
 
-def test_panels_can_be_seen_without_a_kernel(lesson):
-    shown = [cell for cell, call in lab_calls(lesson) if call.func.attr in PANELS]
+def test_panels_can_be_seen_without_a_kernel(notebook):
+    shown = [cell for cell, call in lab_calls(notebook) if call.func.attr in PANELS]
     assert shown
     for cell in shown:
         assert any("image/png" in output.get("data", {}) for output in cell.outputs), cell.source
 
 
-def test_figures_have_words_beside_them(lesson):
+def test_figures_have_words_beside_them(notebook):
     """A figure's cell prints what it shows, or text follows it."""
-    for cell, after in zip(lesson.cells, [*lesson.cells[1:], None], strict=True):
+    for cell, after in zip(notebook.cells, [*notebook.cells[1:], None], strict=True):
         if cell.cell_type == "code" and any("image/png" in o.get("data", {}) for o in cell.outputs):
             printed = any(o.get("name") == "stdout" for o in cell.outputs)
             assert printed or (after is not None and after.cell_type == "markdown"), cell.source

@@ -472,7 +472,7 @@ def test_the_map_fills_in_the_background_and_serves_the_slider(make, small_map):
     assert len(panel._map.percent) == len(advantage.H) * len(advantage.K)
     cell = advantage.cell(panel.setting, 0.5, 2)
     assert lab.panel._studies.get(cell) is not None
-    assert cell == dataclasses.replace(panel.setting, heterogeneity=0.5, inner_steps=2).coarse()
+    assert cell == dataclasses.replace(panel.setting, heterogeneity=0.5, inner_steps=2).single()
 
 
 def test_a_setting_seen_before_is_not_trained_again(make, monkeypatch):

@@ -1,6 +1,8 @@
-"""Open the lab (`lab`) or the page without code (`app`) on the first notebook.
+"""Open the lab (`lab`) or the page without code (`app`) on the first notebook, or the one that is named.
 
-python tools/start.py lab|app [options for JupyterLab or Voila]
+python tools/start.py lab|app [notebook] [options for JupyterLab or Voila]
+
+python tools/start.py app playground
 """
 
 import os
@@ -10,7 +12,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-FIRST = "notebooks/00_start_here.ipynb"
+FOLDER, FIRST = "notebooks", "00_start_here"
 PORT = {"lab": 8888, "app": 8866}
 
 
@@ -58,15 +60,27 @@ def without_display():
     return sys.platform.startswith("linux") and not any(os.environ.get(n) for n in names)
 
 
+def choose_notebook(args):
+    """(path of the notebook, the other arguments); a name may be the number or a part of it."""
+    if not args or args[0].startswith("-"):
+        return f"{FOLDER}/{FIRST}.ipynb", args
+    names = sorted(path.stem for path in (ROOT / FOLDER).glob("*.ipynb"))
+    found = [name for name in names if args[0].removesuffix(".ipynb") in name]
+    if len(found) != 1:
+        sys.exit(f"fmlab: {args[0]!r} names {len(found)} of the notebooks; name one of: {', '.join(names)}")
+    return f"{FOLDER}/{found[0]}.ipynb", args[1:]
+
+
 def command(kind, args):
+    notebook, args = choose_notebook(args)
     options = choose_port(kind, args)
     if without_display():
         options.append("--no-browser")
     if kind == "app":
-        return [sys.executable, "-m", "voila", FIRST, *options, *args]
+        return [sys.executable, "-m", "voila", notebook, *options, *args]
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         options.append("--allow-root")  # containers; JupyterLab would refuse to start
-    options += [f"--ServerApp.root_dir={ROOT}", f"--LabApp.default_url=/lab/tree/{FIRST}"]
+    options += [f"--ServerApp.root_dir={ROOT}", f"--LabApp.default_url=/lab/tree/{notebook}"]
     return [sys.executable, "-m", "jupyterlab", *options, *args]
 
 
