@@ -225,9 +225,8 @@ def map(
                 m.text((row, column), column, row, says, ha="center", va="center", color=color, zorder=3)
         if here is not None:
             at = np.interp(here[0], h, np.arange(len(h))), np.interp(here[1], steps, np.arange(len(steps)))
-            size = 36 * m.theme.scale
-            m.points("here", [at[0]], [at[1]], marker="s", markersize=size, markerfacecolor="none",
-                     markeredgecolor=m.theme.ink, markeredgewidth=2.5 * m.theme.scale, zorder=4)  # fmt: skip
+            corners = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1), (-1, -1)]) * 0.47 + at
+            m.line("here", *corners.T, color=m.theme.ink, linewidth=2.5 * m.theme.scale, zorder=4, clip_on=False)
         m.frame(
             title=title or f"The map: {names[1]} against {names[0]} fine-tuned",
             x=x,

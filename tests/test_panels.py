@@ -463,7 +463,7 @@ def test_the_map_stands_there_before_its_first_cell(make, monkeypatch):
     panel.set(heterogeneity=0.5)
     panel.wait(60)
     here = panel._canvas._marks["map"]["here"]
-    assert here.get_xdata()[0] == pytest.approx(advantage.H.index(0.5))
+    assert here.get_xdata()[:4].mean() == pytest.approx(advantage.H.index(0.5))
 
 
 def test_the_map_fills_in_the_background_and_serves_the_slider(make, small_map):

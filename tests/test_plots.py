@@ -353,7 +353,7 @@ def test_the_map_has_the_colour_of_the_winner(ax):
     for where, color in (((0, 0), style.LOOKS["FedMAML"].color(theme)), ((0, 1), style.LOOKS["FedAvg"].color(theme)),
                          ((1, 0), theme.paper), ((1, 1), theme.faint)):  # fmt: skip
         assert np.allclose(drawn[where], to_rgb(color), atol=0.01), where
-    assert (*m["here"].get_xdata(), *m["here"].get_ydata()) == (1.0, 0.0)
+    assert m["here"].get_xydata()[:4].mean(0).tolist() == [1.0, 0.0]
     assert [m[row, column].get_text() for row in (0, 1) for column in (0, 1)] == ["+100 %", "−100 %", "+0 %", "…"]
 
 
