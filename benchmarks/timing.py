@@ -8,7 +8,7 @@ from typing import Any
 def medians(calls: list[Callable[[], Any]], seconds: float, clock: Callable[[], float]) -> list[float]:
     """Median milliseconds of each call, in turns, so that a slow spell of the machine meets all alike.
 
-    At least 3 turns, or ``seconds`` for each call, after one turn to warm up. clock: ``time.perf_counter``, or
+    At least 3 turns, and ``seconds`` for each call, after one turn to warm up. clock: ``time.perf_counter``, or
     ``time.process_time`` for the processor's time alone.
     """
     taken: list[list[float]] = [[] for _ in calls]

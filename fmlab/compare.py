@@ -90,20 +90,23 @@ def stream(
     hits: dict[str, list[Tensor]] = {name: [] for name in states}
     study: Study | None = None
     last = setup.config["rounds"]
-    for t in range(last + 1):
-        now = {name: next(states[name]) for name in states}
-        asked = on_round(t) if on_round is not None else None
-        if asked == "models" and study is not None and t not in setup.evaluated:
-            servers = {n: s.server.unflatten(0, study.adaptation[n].shape[:-2]) for n, s in now.items()}
-            yield replace(study, servers=servers)
-        elif asked or t in setup.evaluated:
-            taken.append(t)
-            study = _study(setup, now, taken, losses, hits, final=t == last, began=began)
-            yield study
-            if t not in setup.evaluated:
-                del taken[-1]
-                for series in (*losses.values(), *hits.values()):
-                    del series[-1:]
+    try:
+        for t in range(last + 1):
+            now = {name: next(states[name]) for name in states}
+            asked = on_round(t) if on_round is not None else None
+            if asked == "models" and study is not None and t not in setup.evaluated:
+                servers = {n: s.server.unflatten(0, study.adaptation[n].shape[:-2]) for n, s in now.items()}
+                yield replace(study, servers=servers)
+            elif asked or t in setup.evaluated:
+                taken.append(t)
+                study = _study(setup, now, taken, losses, hits, final=t == last, began=began)
+                yield study
+                if t not in setup.evaluated:
+                    del taken[-1]
+                    for series in (*losses.values(), *hits.values()):
+                        del series[-1:]
+    finally:
+        setup.forget()
 
 
 def _study(

@@ -97,7 +97,8 @@ def rounds(
         t = state.round
         ids, batch = sampler(t)
         if values > 1:
-            batch = Batch(tile(batch.support, values), tile(batch.query, values), seeds, t)
+            support, query, both = (tile(e, values) for e in (batch.support, batch.query, batch.both))
+            batch = Batch(support, query, seeds, t, both)
         w, mine = state.server, None
         if kept is not None:
             theirs = runs, ids.repeat(values, 1)

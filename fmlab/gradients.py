@@ -117,7 +117,7 @@ def path(f: Objective, w: Tensor, data: Examples, lr: Any, steps: int) -> Iterat
 
 def _closed_form(f: Objective, w: Tensor, lr: Any) -> Backprop | None:
     """f's closed form where it can be used: nobody differentiates through, and a client has one step size."""
-    one_size = not isinstance(lr, Tensor) or (lr.shape[-1] == 1 and not lr.requires_grad)
+    one_size = not isinstance(lr, Tensor) or (lr.shape[-1:] in ((), (1,)) and not lr.requires_grad)
     return getattr(f, "backprop", None) if one_size and not w.requires_grad else None
 
 

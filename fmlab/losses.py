@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from fmlab.data import Examples
+
 
 @dataclass(frozen=True)
 class SquaredError:
@@ -34,9 +36,9 @@ class SquaredError:
     def correct(self, p: Tensor, y: Tensor) -> Tensor | None:
         return None
 
-    def trivial(self, support: Tensor, query: Tensor) -> Tensor:
+    def trivial(self, support: Examples, query: Examples) -> Tensor:
         """Zero for every query example."""
-        return torch.zeros_like(query)
+        return torch.zeros_like(query.y)
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,12 @@ class CrossEntropy:
         """(..., n) 1 where the largest logit is the class's, else 0."""
         return (p.argmax(-1) == y).to(p.dtype)
 
-    def trivial(self, support: Tensor, query: Tensor) -> Tensor:
+    def trivial(self, support: Examples, query: Examples) -> Tensor:
         """Logits of the support set's class shares, one example added to each class: its majority class wins."""
-        classes = int(max(support.max(), query.max())) + 1
-        counts = one_hot(support, classes).sum(-2) + 1.0
-        return counts.log()[..., None, :].expand(*query.shape, -1)
+        classes = int(max(support.y.max(), query.y.max())) + 1
+        real = (support.weight > 0).to(support.weight.dtype)
+        counts = (one_hot(support.y, classes) * real[..., None]).sum(-2) + 1.0
+        return counts.log()[..., None, :].expand(*query.y.shape, -1)
 
 
 def _softmax(p: Tensor) -> Tensor:

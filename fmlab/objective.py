@@ -54,4 +54,4 @@ class Empirical:
 
     def trivial(self, support: Examples, query: Examples) -> tuple[Tensor, Tensor | None]:
         """Loss and share correct of the predictor that learns nothing: zero, or the support set's class shares."""
-        return self._score(self.loss.trivial(support.y, query.y), query)
+        return self._score(self.loss.trivial(support, query), query)

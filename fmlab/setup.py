@@ -99,6 +99,12 @@ class Setup:
             sampler=self.sampler,
         )
 
+    def forget(self) -> None:
+        """Give the closed form's memory back; a study may be kept for long, and makes anew what it needs again."""
+        backprop = getattr(self.objective, "backprop", None)
+        if backprop is not None:
+            backprop.forget()
+
     def _draw(self, split: str) -> Clients:
         drawn = stack([self.population.draw(split, s) for s in self.config["seeds"]])
         for part in ("support", "query"):

@@ -86,7 +86,7 @@ class AdvantageMap:
         known = self.percent if self._fits(setting) else {}
         percent = np.array([[known.get((h, k), math.nan) for h in H] for k in K])
         names, here = pair(setting), (setting.heterogeneity, setting.inner_steps)
-        title = f"{names[1]}'s gain, {self.unit}"
+        title = f"{names[1]}'s gain" + (f", {self.unit}" if known else "")
         x = f"heterogeneity ({setting.rounds} rounds, 1 seed)"
         plots.map(marks, H, K, percent, here=here, names=names, title=title, x=x)
 

@@ -74,10 +74,8 @@ class Board:
         self._quiet = True
         try:
             for field, control in self.controls.items():
-                if field != "k":
-                    h = declaration(field, setting.task)
-                    instead = recorded_inner_lr(setting.task) if field == "inner_lr" else None
-                    control.limits(h, *span(field, h), instead)
+                instead = recorded_inner_lr(setting.task) if field == "inner_lr" else None
+                control.limits(*_bounds(field, setting), instead)
                 control.set(_shown(field, setting, look))
             for name, row in self.switches.items():
                 row.children[1].value = name in setting.methods
@@ -95,9 +93,7 @@ class Board:
             return widgets.HBox(list(self.switches.values()), layout=widgets.Layout(flex_flow="row wrap"))
         if field in DROPDOWNS:
             return self._dropdown(field, setting)
-        h = declaration("steps") if field == "k" else declaration(field, setting.task)
-        low, high = (0, setting.steps) if field == "k" else span(field, h)
-        h = dataclasses.replace(h, low=0) if field == "k" else h
+        h, low, high = _bounds(field, setting)
         control = Control(field, h, _shown(field, setting, Look()), low, high, self._changed)
         self.controls[field] = control
         return control.root
@@ -160,8 +156,8 @@ def _group(title: str, rows: list[widgets.Widget]) -> widgets.VBox | None:
     return widgets.VBox([heading, *rows], layout=widgets.Layout(flex=f"1 1 {wide}", min_width="300px"))
 
 
-def check(setting: Setting, look: Look) -> None:
-    """Raises ValueError for what no control could be set to."""
+def check(setting: Setting, look: Look) -> Setting:
+    """The setting with whole numbers as such. Raises ValueError for what no control could be set to."""
     for name in setting.methods:
         if name not in METHODS:
             raise ValueError(f"methods = {setting.methods!r}: {name!r} is not one of {tuple(METHODS)}")
@@ -169,21 +165,33 @@ def check(setting: Setting, look: Look) -> None:
         raise ValueError(f"methods is empty; name at least one of {tuple(METHODS)}")
     if setting.task not in TASKS:
         raise ValueError(f"task = {setting.task!r} is not one of {tuple(TASKS)}")
-    for field in ("heterogeneity", *RANGES):
+    found = {}
+    for field in ("heterogeneity", "steps", "evaluations", *RANGES):
         value = getattr(setting, field)
         if not (field == "shots" and value is None):
             h = declaration(field, setting.task)
-            valid(field, h, *span(field, h), value)
+            found[field] = valid(field, h, *span(field, h), value)
     if look.x not in plots.AXES or look.quantity not in plots.QUANTITIES:
         raise ValueError(f"x is one of {tuple(plots.AXES)}, quantity one of {plots.QUANTITIES}; got {look}")
     if look.k is not None and look.k not in range(setting.steps + 1):
         raise ValueError(f"k = {look.k!r} is not a whole number from 0 to {setting.steps}, or None for all")
+    if not isinstance(look.client, int) or look.client < 0:
+        raise ValueError(f"client = {look.client!r} is not a whole number from 0: which unseen client is shown")
+    return dataclasses.replace(setting, **found)
 
 
 def span(field: str, h: Hyper) -> tuple[float, float]:
     """What the field's slider spans."""
     low, high = RANGES.get(field, (h.low, h.high))
     return max(low, h.low), min(high, h.high)
+
+
+def _bounds(field: str, setting: Setting) -> tuple[Hyper, float, float]:
+    """The declaration of a control's field, and what it spans."""
+    if field == "k":
+        return dataclasses.replace(declaration("steps"), low=0), 0, setting.steps
+    h = declaration(field, setting.task)
+    return h, *span(field, h)
 
 
 def _shown(field: str, setting: Setting, look: Look) -> Any:

@@ -44,7 +44,8 @@ class Control:
         self.field, self.hyper, self.low, self.high, self._changed = field, h, low, high, changed
         self.value = value
         self._quiet = False
-        tooltip = f"{words(field)} ({h.symbol}): {h.text}; from {low:g} to {high:g}"
+        self._instead: float | None = None
+        tooltip = self._tooltip()
         common = {"description": words(field), "tooltip": tooltip, "readout": False, "continuous_update": True}
         layout = widgets.Layout(width="auto", flex="1 1 auto", min_width="150px")
         style = {"description_width": "112px"}
@@ -85,10 +86,11 @@ class Control:
         try:
             if self.recorded is not None:
                 self.recorded.value = value is None
-            if self.value is not None:
-                if self.value != self._legible(self.slider.value):  # else the handle stays under the hand
-                    self.slider.value = self.value
-                self.box.value = self.value
+            shown = self._instead if self.value is None else self.value
+            if shown is not None:
+                if shown != self._legible(self.slider.value):  # else the handle stays under the hand
+                    self.slider.value = shown
+                self.box.value = shown
         finally:
             self._quiet = False
         self._say("")
@@ -96,19 +98,21 @@ class Control:
 
     def limits(self, h: Hyper, low: float, high: float, instead: float | None = None) -> None:
         """Another task, another declaration. ``instead``: the number to show while the recorded one is taken."""
-        self.hyper, self.low, self.high = h, low, high
+        self.hyper, self.low, self.high, self._instead = h, low, high, instead
         self._quiet = True
         try:
             if (not h.log) and (self.slider.min, self.slider.max) != (low, high):
                 with self.slider.hold_trait_notifications():
                     self.slider.min, self.slider.max = low, high
-            if instead is not None and self.value is None:
-                self.slider.value = self.box.value = instead
+            self.slider.tooltip = self.box.tooltip = self._tooltip()
         finally:
             self._quiet = False
 
     def check(self, value: Any) -> Any:
         return valid(self.field, self.hyper, self.low, self.high, value)
+
+    def _tooltip(self) -> str:
+        return f"{words(self.field)} ({self.hyper.symbol}): {self.hyper.text}; from {self.low:g} to {self.high:g}"
 
     def _slid(self, change: dict[str, Any]) -> None:
         if not self._quiet and not self._echo(change["new"]):

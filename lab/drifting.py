@@ -125,6 +125,7 @@ class DriftPanel(Live):
         for f in fields(Setting):
             h, value = f.metadata["hyper"], getattr(setting, f.name)
             control = Control(f.name, h, value, h.low, h.high, lambda n, v: self.set(**{n: v}))
+            control.slider.continuous_update = not self._sync
             control.slider.description = LABELS.get(f.name, control.slider.description)
             self._controls[f.name] = control
         rows = widgets.VBox([c.root for c in self._controls.values()], layout=widgets.Layout(max_width=f"{WIDTH}px"))
@@ -137,6 +138,7 @@ class DriftPanel(Live):
         unknown = sorted(set(changes) - set(self._controls))
         if unknown:
             raise TypeError(f"{unknown} is not set in this panel; it knows {sorted(self._controls)}")
+        changes = {name: self._controls[name].check(value) for name, value in changes.items()}
         self._setting = replace(self._setting, **changes)
         for name, value in changes.items():
             self._controls[name].set(value)

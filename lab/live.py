@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,8 @@ class Live(widgets.VBox):
         return f"<fmlab panel: {self.name}>"
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        self._worker.wait(None if self._sync else 3.0)
+        with suppress(Exception):  # the panel says it itself
+            self._worker.wait(None if self._sync else 3.0)
         bundle = super()._repr_mimebundle_(**kwargs) or {}
         return {**bundle, "text/plain": repr(self), "image/png": self._png}
 

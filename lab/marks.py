@@ -44,6 +44,7 @@ class Marks:
         self.ax = ax
         self.theme = style.theme_of(ax)
         self.framed: tuple[Any, ...] = ()
+        self._ylim = (0.0, 1.0)  # without the legend's room
         self.calm = False  # limits only grow, for the frames of a running study
         self._made: dict[Hashable, Any] = {}
         self._named: set[Hashable] = set()
@@ -124,7 +125,7 @@ class Marks:
         hard to read, and to draw them takes longest."""
         if not (self.calm and self.framed):
             return limits
-        low, high = self.framed[4]  # without the legend's room
+        low, high = self._ylim
         return min(low, limits[0]), max(high, limits[1])
 
     def frame(
@@ -148,7 +149,7 @@ class Marks:
         now = (title, x, y, xlim, ylim, over, tuple((t, str(look)) for t, look in legend), str(ticks), bare)
         if now == self.framed:
             return
-        self.framed = now
+        self.framed, self._ylim = now, ylim
         if ticks is not None:
             self.ax.set_xticks(range(len(ticks[0])), [f"{v:g}" for v in ticks[0]])
             self.ax.set_yticks(range(len(ticks[1])), [f"{v:g}" for v in ticks[1]])

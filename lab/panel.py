@@ -54,8 +54,7 @@ class Panel(Live):
         buttons: Sequence[str] = (),
         **options: Any,
     ) -> None:
-        setting = setting or Setting()
-        check(setting, Look())
+        setting = check(setting or Setting(), Look())
         self.views = tuple(views)
         self._first = self._setting = setting
         self._look = Look()
@@ -102,7 +101,7 @@ class Panel(Live):
             raise TypeError(f"{sorted(set(changes) - known)} is not set in this panel; it knows {sorted(known)}")
         setting = dataclasses.replace(self._setting, **{k: v for k, v in changes.items() if k not in looks})
         look = dataclasses.replace(self._look, **{k: v for k, v in changes.items() if k in looks})
-        check(setting, look)
+        setting = check(setting, look)
         before = self._setting, self._look
         self._setting, self._look = setting, look
         self.board.show(setting, look)
@@ -207,8 +206,8 @@ class Panel(Live):
         self._worker.soon("look", self._redraw)
 
     def _show_code(self) -> None:
-        self._code.value = self.code()
         self._code.layout.display = None if self._code.layout.display == "none" else "none"
+        self._code.value = self.code()
 
     def _save_picture(self) -> None:
         def link() -> None:
@@ -229,6 +228,8 @@ class Panel(Live):
             self._compute(setting, checkpoint, again, until)
 
         self._status.value = "training ..."
+        if self._code.layout.display is None:
+            self._code.value = self.code()
         with self._errors():
             self._worker.submit(job, lambda checkpoint: self._after(setting, checkpoint))
             if self._sync:
@@ -240,7 +241,7 @@ class Panel(Live):
             if known is None and not self._sync and not again:
                 rough = self._coarse(setting)
                 first = [v for v in FIRST if v in self.views][:1]
-                self._show(rough, setting, views=first)
+                self._show(rough, setting, rough=True, views=first)
                 self._redraw([v for v in self.views if v not in first], say=True)
                 self._worker.rest(REST)
             if known is None:
@@ -325,11 +326,18 @@ class Panel(Live):
     def _quantity(self, study: fm.Study) -> str:
         return self._look.quantity if study.accuracy else "loss"
 
-    def _show(self, study: fm.Study, setting: Setting, final: bool = False, views: Sequence[str] | None = None) -> None:
+    def _show(
+        self,
+        study: fm.Study,
+        setting: Setting,
+        *,
+        final: bool = False,
+        rough: bool = False,
+        views: Sequence[str] | None = None,
+    ) -> None:
         self._study, self._shown = study, setting
         done, planned = int(study.rounds[-1]), study.config["rounds"]
         seeds = len(study.config["seeds"])
-        rough = planned < setting.rounds or seeds < setting.seeds
         self._redraw(views, calm=not (final or rough))
         says = f"round {done} of {planned}, {seeds} seed{'s' * (seeds > 1)}"
         if not final:
@@ -353,7 +361,7 @@ class Panel(Live):
         }
         map_now = self._map.state(setting)
         same = {"map"} if map_now == self._map_drawn else set()
-        painted = [v for v in self.views if v not in same and v in (views or self.views)]
+        painted = [v for v in self.views if v not in same and v in (self.views if views is None else views)]
         self._map_drawn = map_now if "map" in painted else self._map_drawn
         self._paint({v: draws[v] for v in painted}, calm)
         if views is None or say:

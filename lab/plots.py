@@ -164,7 +164,8 @@ def whom(
             legend.append((f"{name}: {worse}", line))
             if quantity == "loss" and len(gain):  # one client of a hundred may lie outside, more if they are far away
                 most = max(most, min(np.quantile(np.abs(gain), 0.99), 4 * np.quantile(np.abs(gain), 0.9)))
-        _diverged(m, study)
+        if not many:  # else its line says so
+            _diverged(m, study)
         top = style.nice(most)
         m.frame(
             title=title or f"Whom it helps, {steps_in_words(k)}",

@@ -131,6 +131,7 @@ def declaration(field: str, task: str = "Sines") -> Hyper:
         "rounds": lambda: _argument("T", 1, 100_000, "communication rounds"),
         "seeds": lambda: _argument("S", 1, 100, "runs from different clients and initial models; the bands"),
         "steps": lambda: _argument("k", 1, 100, "adaptation steps on an unseen client"),
+        "evaluations": lambda: _argument("E", 1, 1000, "points of a learning curve"),
     }[field]()
 
 

@@ -166,6 +166,8 @@ def legend(ax: Axes, lines: Sequence[Artist] | None = None, over: bool = False) 
     ``over``: the axes stay as they are, and the legend lies over their upper right corner."""
     theme, (low, high) = theme_of(ax), ax.get_ylim()
     lines = ax.get_legend_handles_labels()[0] if lines is None else lines
+    if not lines:
+        return
     for rows in range(len(lines) if over else 1, len(lines) + 1):
         drawn = ax.legend(
             handles=lines, ncols=-(-len(lines) // rows), loc="upper right" if over else "upper left",

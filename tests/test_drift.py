@@ -130,11 +130,14 @@ def test_the_round_on_show_trains_nothing(panel, monkeypatch):
 
 def test_bad_values_are_said_and_change_nothing(panel):
     before = panel.setting
-    with pytest.raises(ValueError, match=r"local_steps = 31 is outside \[1, 30\]"):
+    with pytest.raises(ValueError, match="local steps = 31 is outside 1 to 30"):
         panel.set(lr=0.2, local_steps=31)
     with pytest.raises(TypeError, match="momentum"):
         panel.set(momentum=0.9)
     assert panel.setting == before
+    panel.set(round=5.0)
+    assert panel.result.server is not None
+    panel.set(round=before.round)
     assert panel._controls["lr"].slider.value == before.lr
     panel._controls["lr"].box.value = 7.0
     assert "outside" in panel._controls["lr"].message.value

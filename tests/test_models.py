@@ -1,6 +1,8 @@
 """Three ways to one model: the closed-form MLP, the lifted ``nn.Module``, and autograd; and what ``lift`` refuses."""
 
+import copy
 import itertools
+import pickle
 
 import pytest
 import torch
@@ -11,7 +13,9 @@ from torch.testing import assert_close
 
 import fmlab as fm
 from fmlab.data import Examples
+from fmlab.gradients import autograd, descend, path
 from fmlab.losses import CrossEntropy, SquaredError
+from fmlab.models.backprop import KEPT
 from fmlab.objective import Empirical
 from fmlab.randomness import generator
 
@@ -82,6 +86,37 @@ def test_padding_counts_for_nothing(problem, classes):
     assert_close(f(w, padded), f(w, e))
     assert_close(f.gradient(w, padded), f.gradient(w, e))
     assert_close(next(f.scores([w], padded))[0], next(f.scores([w], e))[0])
+    assert_close(f.trivial(padded, batch.query), f.trivial(e, batch.query))
+
+
+def test_what_is_computed_side_by_side_is_what_is_computed_one_by_one(problem):
+    """Paths and scores that take turns, a descent within a path, and more shapes than are kept."""
+    f, w, batch = problem((3, 5, 2))
+    support, query = batch.support, batch.query.map(lambda t: t[:, :, : batch.support.x.shape[2]])
+    alone = [list(path(f, w, support, 0.1, 3)), list(path(f, -w, query, 0.2, 3))]
+    for step, both in enumerate(zip(path(f, w, support, 0.1, 3), path(f, -w, query, 0.2, 3), strict=True)):
+        assert all(torch.equal(u, separate[step]) for u, separate in zip(both, alone, strict=True))
+        descend(f, w + step, support, 0.3, 2)
+    models = [w, 2 * w, -w]
+    pairs = zip(f.scores(models, support), f.scores(models, query), strict=True)
+    for u, (one, two) in zip(models, pairs, strict=True):
+        assert_close(one[0], f(u, support))
+        assert_close(two[0], f(u, query))
+    for n in range(1, 2 * KEPT):
+        wide = support.map(lambda t, n=n: t[:, :, :1].repeat(1, 1, n, *[1] * (t.ndim - 3)))
+        assert_close(f.gradient(w, wide), autograd(f, w, wide))
+    assert len(f.backprop._kept.__dict__) <= KEPT
+
+
+def test_a_used_objective_can_be_copied_and_asked_for_a_gradient_with_a_graph(problem):
+    f, w, batch = problem((3, 5, 2))
+    expected = f.gradient(w, batch.support)
+    for other in (copy.deepcopy(f), pickle.loads(pickle.dumps(f))):
+        assert torch.equal(other.gradient(w, batch.support), expected)
+    f.gradient(w.clone().requires_grad_(), batch.support)
+    assert torch.equal(f.gradient(w, batch.support), expected)
+    step = torch.tensor(0.1, dtype=w.dtype)
+    assert_close(descend(f, w, batch.support, step, 2), descend(f, w, batch.support, 0.1, 2))
 
 
 def test_scores_are_the_loss_and_the_share_correct(problem):

@@ -20,7 +20,7 @@ from lab.board import BUTTONS, GROUPS, RANGES, Look, check
 from lab.cache import LRU
 from lab.canvas import encode
 from lab.panel import Panel
-from lab.setting import METHODS, PRESETS, TASKS, Setting, declaration, default_shots, shots_field
+from lab.setting import METHODS, PRESETS, TASKS, Setting, declaration, default_shots, recorded_inner_lr, shots_field
 from lab.words import sentence
 
 SMALL = {"rounds": 10, "seeds": 1, "clients_per_round": 3, "inner_steps": 1}
@@ -100,12 +100,16 @@ def test_classes_of_the_page(make):
 
 
 def test_every_control_has_words_a_tooltip_and_a_number_box(make):
-    for field, control in make().board.controls.items():
-        assert "_" not in control.slider.description
-        assert len(control.slider.description) >= 5
-        h = declaration("steps" if field == "k" else field)
-        assert h.text in control.slider.tooltip
-        assert control.box.value == control.slider.value
+    panel = make()
+    for task in ("Sines", "Digits"):
+        panel.set(task=task)
+        for field, control in panel.board.controls.items():
+            assert "_" not in control.slider.description
+            assert len(control.slider.description) >= 5
+            h = declaration("steps" if field == "k" else field, task)
+            assert h.text in control.slider.tooltip
+            assert h.text in control.box.tooltip
+            assert control.box.value == pytest.approx(control.slider.value)
 
 
 def test_what_is_stored_and_shown_without_a_kernel(make):
@@ -204,6 +208,45 @@ def test_a_preset_moves_the_controls(make):
     press(panel, "reset")
     assert slider(panel, "heterogeneity").value == 1.0
     assert panel.setting == Setting(**SMALL)
+
+
+def test_the_recorded_step_size_is_shown_wherever_it_is_taken(make):
+    panel = make()
+    control, recorded = panel.board.controls["inner_lr"], recorded_inner_lr("Sines")
+    panel.buttons.presets.value = "a step size too large"
+    assert control.box.value != recorded
+    press(panel, "reset")
+    assert control.box.value == pytest.approx(recorded)
+    control.recorded.value = False
+    control.box.value = 0.5
+    assert panel.setting.inner_lr == 0.5
+    control.recorded.value = True
+    assert panel.setting.inner_lr is None
+    assert control.box.value == pytest.approx(recorded)
+
+
+def test_adaptation_steps_bound_the_steps_shown(make):
+    panel = make(controls=("k",), views=("adaptation",))
+    panel.set(steps=2)
+    assert panel.board.controls["k"].slider.max == 2
+    for wrong in ({"steps": 0}, {"evaluations": 0}, {"k": 3}, {"client": 1.5}, {"rounds": 10.5}):
+        before = panel.setting
+        with pytest.raises(ValueError, match=next(iter(wrong)).replace("_", " ")):
+            panel.set(**wrong)
+        assert panel.setting == before
+    panel.set(rounds=20.0)
+    assert panel.setting.rounds == 20
+    assert isinstance(panel.setting.rounds, int)
+
+
+def test_a_panel_whose_first_answer_fails_is_shown_and_says_why(make, monkeypatch):
+    def fails(*_, **__):
+        raise OSError("no such images")
+
+    monkeypatch.setattr(fm, "stream", fails)
+    panel = make(synchronous=False)
+    assert "application/vnd.jupyter.widget-view+json" in panel._repr_mimebundle_()
+    assert "no such images" in panel._error.value
 
 
 # --- wrong numbers, wrong names, tasks that cannot run --------------------------------------------
@@ -363,6 +406,8 @@ def test_copy_as_code_shows_the_cell(make):
     press(panel, "copy as code")
     assert "fm.compare(" in panel._code.value
     assert panel._code.layout.display is None
+    panel.set(heterogeneity=0.35)
+    assert "heterogeneity=0.35" in panel._code.value
 
 
 def test_encode_is_a_png_of_these_pixels():

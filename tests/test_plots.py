@@ -180,6 +180,12 @@ def test_no_curve_lies_under_a_legend(ax, entries):
     assert ax.bbox.padded(1).contains(*key.max)
 
 
+def test_a_plot_without_words_needs_no_legend(ax):
+    ax.plot([0, 1], [0, 1])
+    style.legend(ax)
+    assert ax.get_legend() is None
+
+
 def test_the_library_never_loads_pyplot():
     """It holds global state, which threads must not share."""
     code = "import sys, lab.style, lab.marks; sys.exit('matplotlib.pyplot' in sys.modules)"
@@ -414,3 +420,6 @@ def test_whom_stays_readable_with_many_methods_and_a_client_that_flies_away(ax, 
     assert ax.get_legend() is None
     assert m["worse", "PFedMe"].get_text().startswith("PFedMe: worse for ")
     assert ax.get_ylim()[1] < 1e3
+    assert m["worse", "FedProx"].get_text() == "FedProx: diverged"
+    with pytest.raises(KeyError):
+        m["diverged"]

@@ -1,8 +1,8 @@
 """What an algorithm is: a frozen dataclass of hyperparameters with pure methods. One file each, mostly formula.
 
-To add one: write its file beside these, with ``init``, ``local``, ``adapt`` and ``evaluations``, and add the class to
-``ALGORITHMS`` in ``fmlab/algorithms/__init__.py``. Sampling of clients, the weighted mean, the server's optimiser,
-sweeps, counters and evaluation are the engine's.
+To add one: write its file beside these, with a field ``server`` and with ``init``, ``local``, ``adapt`` and
+``evaluations``, and add the class to ``ALGORITHMS`` in ``fmlab/algorithms/__init__.py``. Sampling of clients, the
+weighted mean, the server's optimiser, sweeps, counters and evaluation are the engine's.
 
 Shapes: server (R, 1, Q); every client's copy, what it sends and what it keeps (R, C, .). Hyperparameters are numbers,
 or tensors (R, 1, 1) where they are swept: both broadcast.

@@ -6,7 +6,6 @@ A program is the memory for data of one shape and the calls that fill it. ``Back
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,12 +18,13 @@ from fmlab.losses import Loss
 from fmlab.models.mlp import MLP
 from fmlab.models.passes import Calls, Memory, Weights, run, views
 
+KEPT = 12  # programs; a comparison of two algorithms has five
 Steps = Iterable[tuple[Examples, Any]]  # what each gradient step descends, and its size: a number or (R, 1, 1)
 
 
 @dataclass(frozen=True)
 class Backprop:
-    """Memory is kept for each thread and shape, so two threads may use one object."""
+    """The programs used last are kept for each thread, so two threads may use one object, until ``forget``."""
 
     model: MLP
     loss: Loss
@@ -41,23 +41,27 @@ class Backprop:
         return program.run(w, data), program.hessian
 
     def path(self, w: Tensor, steps: Steps) -> Iterator[Tensor]:
-        """The models (R, C, P) after each step."""
-        return (program.w.flat(w.shape[:2]) for program in self._walk(w, steps))
+        """The models (R, C, P) after each step. Between two of them anything else may be computed, also other paths."""
+        last, mine = None, object()
+        for data, eta in steps:
+            program: Descent = self._program(Descent, w, data)
+            if program is not last or program.walker is not mine:
+                program.start(w, mine)
+                last = program
+            program.step(data, eta)
+            w = program.w.flat(w.shape[:2])
+            yield w
 
     def descend(self, w: Tensor, steps: Steps, pull: Any = None, to: Tensor | None = None) -> Tensor:
         """The models (R, C, P) after all steps  v <- v - eta (grad f(v) + pull (v - to))."""
-        last = deque(self._walk(w, steps, pull, to), maxlen=1)
-        return last[0].w.flat(w.shape[:2]) if last else w
-
-    def _walk(self, w: Tensor, steps: Steps, pull: Any = None, to: Tensor | None = None) -> Iterator[Descent]:
-        program: Descent | None = None
+        last: Descent | None = None
         for data, eta in steps:
-            fits = self._program(Descent, w, data)
-            if fits is not program:
-                fits.start(w if program is None else program.w.flat(w.shape[:2]))
-                program = fits
+            program: Descent = self._program(Descent, w, data)
+            if program is not last:
+                program.start(w if last is None else last.w.flat(w.shape[:2]))
+                last = program
             program.step(data, eta, pull, to)
-            yield program
+        return w if last is None else last.w.flat(w.shape[:2])
 
     def meta_gradient(self, w: Tensor, support: Examples, query: Examples, etas: list[Any], exact: bool) -> Tensor:
         """d/dw L_query(u) (R, C, P), u the end of steps of sizes ``etas`` on the support set; through them if exact."""
@@ -77,9 +81,18 @@ class Backprop:
         shapes = tuple(s.x.shape if isinstance(s, Examples) else s for s in shape)
         key = (kind, w.dtype, w.device, shapes)
         programs: dict[Any, Any] = self._kept.__dict__
-        if key not in programs:
-            programs[key] = kind(self, w, *shape)
-        return programs[key]
+        program = programs.pop(key, None) or kind(self, w, *shape)
+        programs[key] = program  # the last one used stands last
+        if len(programs) > KEPT:
+            del programs[next(iter(programs))]
+        return program
+
+    def forget(self) -> None:
+        """Give this thread's memory back; the next call makes what it needs anew."""
+        self._kept.__dict__.clear()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Backprop, (self.model, self.loss)  # a copy has programs of its own
 
 
 class Forward:
@@ -136,12 +149,13 @@ class Descent:
         self.slopes = self.memory.forward(self.w.blocks) + self.memory.backward(self.w.blocks)
         self.add = self.memory.add(self.w.blocks, self.w.blocks)
 
-    def start(self, w: Tensor) -> None:
+    def start(self, w: Tensor, walker: object = None) -> None:
         self.w.load(w)
+        self.walker = walker  # whose path this is
         self.data: Examples | None = None  # what is loaded; from an earlier descent it may be stale
         self.eta: Any = None
 
-    def step(self, data: Examples, eta: Any, pull: Any, to: Tensor | None) -> None:
+    def step(self, data: Examples, eta: Any, pull: Any = None, to: Tensor | None = None) -> None:
         if data is not self.data:
             self.memory.load(data)
         if data is not self.data or eta is not self.eta:

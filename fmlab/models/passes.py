@@ -50,7 +50,7 @@ class Weights:
     def load(self, w: Tensor) -> None:
         """From (R, C, P)."""
         for row, part in zip(self.rows, w.split(self.sizes, -1), strict=True):
-            row.view(part.shape).copy_(part)
+            row.view(part.shape).copy_(part.detach())
 
     def flat(self, shape: torch.Size) -> Tensor:
         """(R, C, P), a copy."""

@@ -16,14 +16,19 @@ pytestmark = [
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "test-results"
 LESSONS = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
-# Calm: no word of a running training, and the same picture for a second.
+# Calm: no word of a running training, and the same picture for a second; its bytes, for each update has a new address.
 CALM = """async panel => {
-  const state = () => panel.querySelector("img.fmlab-picture, .fmlab-picture img").src
-    + (panel.querySelector(".fmlab-status")?.innerText ?? "");
+  const state = async () => {
+    const bytes = await (await fetch(panel.querySelector("img.fmlab-picture, .fmlab-picture img").src)).arrayBuffer();
+    const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
+    return digest.join() + (panel.querySelector(".fmlab-status")?.innerText ?? "");
+  };
+  const late = Date.now() + 120000;
   let before = "";
   for (let since = 0; since < 10;) {
     await new Promise(done => setTimeout(done, 100));
-    const now = state();
+    const now = await state();
+    if (Date.now() > late) throw new Error("the panel still changes");
     since = now === before && !now.endsWith("...") ? since + 1 : 0;
     before = now;
   }
