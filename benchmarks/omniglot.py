@@ -153,6 +153,9 @@ def table(rows: list[dict[str, Any]]) -> str:
         "the query sets of unseen clients, mean ± half width of the 95 % interval (Student's t over the seeds; each "
         "seed holds out alphabets of its own and starts from a model of its own, so the interval holds both). Chance "
         "is 20 %.",
+        "",
+        "Where a method stands at two budgets, their difference is what more rounds bring. What they cannot bring is "
+        "more characters: published figures train on the full set's, the alphabets here are named under each table.",
     ]
     groups: dict[str, list[dict[str, Any]]] = {}
     for r in rows:
