@@ -117,7 +117,7 @@ def scaling(numbers: list[int], seconds: float) -> list[list[str]]:
     for c in numbers:
         x = torch.rand(c, 20, 1) * 10 - 5
         calls = [peers.ours(w, x, x.sin(), tasks()[k][0]) for k in ("FedAvg, 5 local steps", "MAML, 1 step")]
-        *times, product = medians([*calls, lambda: torch.bmm(a, b)], seconds)
+        *times, product = medians([*calls, lambda: torch.bmm(a, b)], seconds, time.perf_counter)
         limit = 200 * 2 * 20 * 40 * 40 / product / 1e6
         flops = c * 5 * 3 * 2 * 20 * (40 + 1600 + 40)  # forward, backward and weights, in each of 5 steps
         rate = flops / times[0] / 1e6
@@ -137,7 +137,7 @@ def comparison() -> list[list[str]]:
         torch.set_num_threads(threads)
         for dtype in (torch.float32, torch.float64):
             call = partial(fm.compare, methods, fm.Sines(), dtype=dtype)
-            whole, once = (t / 1e3 for t in medians([call, partial(call, evaluations=1)], 0))
+            whole, once = (t / 1e3 for t in medians([call, partial(call, evaluations=1)], 0, time.perf_counter))
             share = 11 / 9 * (whole - once) / whole  # 11 evaluations against 2
             name = f"fm.compare, {str(dtype).removeprefix('torch.')}"
             rows.append([name, str(threads), f"{whole:.2f}", f"{share:.0%}"])
