@@ -241,12 +241,23 @@ def test_the_usual_port_moves_on(start, monkeypatch, capsys):
     assert f"Port {port} is in use" in capsys.readouterr().out
 
 
-def test_the_lab_opens_on_the_first_notebook(start, monkeypatch):
+@pytest.mark.parametrize(
+    ("named", "name"), [([], "00_start_here"), (["playground"], "playground"), (["04"], "04_heterogeneity")]
+)
+def test_lab_and_page_open_on_the_first_notebook_or_the_named_one(start, monkeypatch, named, name):
     monkeypatch.setattr(start, "free", lambda _: True)
-    line = start.command("lab", ["--no-browser"])
+    path = f"notebooks/{name}.ipynb"
+    assert (ROOT / path).exists()
+    line = start.command("lab", [*named, "--no-browser"])
     assert line[-1] == "--no-browser"
-    assert f"--LabApp.default_url=/lab/tree/{start.FIRST}" in line
-    assert (ROOT / start.FIRST).exists()
+    assert f"--LabApp.default_url=/lab/tree/{path}" in line
+    assert path in start.command("app", [*named, "--no-browser"])
+
+
+@pytest.mark.parametrize("name", ["0", "99"])
+def test_a_name_of_no_notebook_or_of_several_says_which_there_are(start, name):
+    with pytest.raises(SystemExit, match=f"'{name}' names . of the notebooks; name one of: 00_start_here, 01_"):
+        start.command("app", [name])
 
 
 # --- what stands in the environment -------------------------------------------------------------
