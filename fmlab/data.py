@@ -120,18 +120,25 @@ class Clients:
         return join(self.support, self.query)
 
     def take(self, ids: Tensor) -> tuple[Examples, Examples, Examples]:
-        """Support, query, and both together, of clients ``ids`` (S, C) -> (S, C, n, ...); the first two are views."""
-        rows = (ids + self.number * torch.arange(len(ids), device=ids.device)[:, None]).flatten()
+        """Support, query, and both together, of clients ``ids`` (S, C) -> (S, C, n, ...), views of one copy."""
+        rows = (ids + self._first).flatten()
+        x, y, weight = (t.index_select(0, rows).view(*ids.shape, *t.shape[1:]) for t in self._rows)
+        parts = [self.support.weight.shape[-1], self.query.weight.shape[-1]]
+        both = Examples(self._look_up(x), y, weight[..., : sum(parts)])
+        xs, ys, weights = both.x.split(parts, 2), both.y.split(parts, 2), weight[..., sum(parts) :].split(parts, 2)
+        support, query = (Examples(*e) for e in zip(xs, ys, weights, strict=True))
+        return support, query, both
 
-        def pick(t: Tensor) -> Tensor:
-            return t.flatten(0, 1).index_select(0, rows).view(*ids.shape, *t.shape[2:])
+    @cached_property
+    def _rows(self) -> Examples:
+        """Client by client (S * N, n, ...): both sets' x and y, and three weights, of both, support and query."""
+        weights = (self.both.weight, self.support.weight, self.query.weight)
+        return self.both._replace(weight=torch.cat(weights, -1)).map(lambda t: t.flatten(0, 1))
 
-        x, y, n = self._look_up(pick(self.both.x)), pick(self.both.y), self.support.weight.shape[-1]
-        return (
-            Examples(x[:, :, :n], y[:, :, :n], pick(self.support.weight)),
-            Examples(x[:, :, n:], y[:, :, n:], pick(self.query.weight)),
-            Examples(x, y, pick(self.both.weight)),
-        )
+    @cached_property
+    def _first(self) -> Tensor:
+        """The row of each seed's first client (S, 1)."""
+        return self.number * torch.arange(len(self.sizes), device=self.sizes.device)[:, None]
 
     def everyone(self) -> tuple[Examples, Examples]:
         """Support and query of all clients, without a copy where there is no bank."""

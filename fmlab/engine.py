@@ -11,7 +11,7 @@ the same, and evaluation in between changes nothing.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from fmlab.algorithms.base import Algorithm, Kept
 from fmlab.data import Batch, Clients, Examples
 from fmlab.declare import spread, sweep_length
 from fmlab.gradients import Objective
-from fmlab.randomness import choose
+from fmlab.randomness import shuffled
 from fmlab.servers import Moments
 
 
@@ -41,7 +41,7 @@ def participants(seeds: tuple[int, ...], n_clients: int, per_round: int, round: 
     """Who takes part (S, C), without replacement: a function of (seed, round)."""
     if per_round == n_clients:
         return torch.arange(n_clients).expand(len(seeds), -1)
-    return torch.stack([choose(n_clients, per_round, "participation", s, round) for s in seeds])
+    return torch.stack([shuffled(n_clients, "participation", s, round) for s in seeds])[:, :per_round]
 
 
 class Sampler:
@@ -99,7 +99,7 @@ def rounds(
         if values > 1:
             support, query, both = (tile(e, values) for e in (batch.support, batch.query, batch.both))
             batch = Batch(support, query, seeds, t, both)
-        w, mine = state.server, None
+        w, moments, mine, up = state.server, state.moments, None, state.bytes_per_client
         if kept is not None:
             theirs = runs, ids.repeat(values, 1)
             mine = kept[theirs]
@@ -107,16 +107,16 @@ def rounds(
         if kept is not None and mine is not None:
             kept[theirs] = mine
         if sent is not None:
-            w, moments = optimiser.step(w, state.moments, average(sent, clients, ids, weights, values), t + 1)
-            state = replace(state, server=w, moments=moments, bytes_per_client=4 * sent.shape[-1])
+            w, moments = optimiser.step(w, moments, average(sent, clients, ids, weights, values), t + 1)
+            up = 4 * sent.shape[-1]
         ok = finite(w) if mine is None else finite(w) & finite(mine)
         diverged = torch.where(ok | (state.diverged >= 0), state.diverged, t + 1)
-        state = replace(state, round=t + 1, participants=ids, diverged=diverged)
+        state = State(t + 1, w, moments, kept, diverged, up, ids)
 
 
 def finite(models: Tensor) -> Tensor:
     """Runs (R,) in which every number of the models (R, C, .) is finite."""
-    return models.flatten(1).abs().amax(1).isfinite()
+    return models.abs().amax((1, 2)) < torch.inf
 
 
 def average(sent: Tensor, clients: Clients, ids: Tensor, weights: str, values: int) -> Tensor:

@@ -1,7 +1,9 @@
 """The loss of one example, and its first and second derivative with respect to the prediction.
 
-``each(p, y)``: (..., n) losses. ``target(y, out)``: y in the shape of p. ``slope(p, target, out)``: d each / d p;
-``curve(p, target, dp, out)``: the second derivative times dp; each writes to ``out`` and returns it.
+``each(p, y)``: (..., n) losses. ``target(y, out)``: y in the shape of p. ``slope(p, target, scale, out)``: the first
+derivative d each / d p, ``curve(p, target, dp, scale, out)``: the second derivative times dp, both times ``scale``
+(..., n, 1) and without the constant ``factor(o)`` for o outputs, which the caller puts into its scale. What has an
+``out`` writes there and returns it.
 """
 
 from __future__ import annotations
@@ -27,11 +29,14 @@ class SquaredError:
     def target(self, y: Tensor, out: Tensor) -> Tensor:
         return out.copy_(y)
 
-    def slope(self, p: Tensor, target: Tensor, out: Tensor) -> Tensor:
-        return torch.sub(p, target, out=out).mul_(2.0 / p.shape[-1])
+    def factor(self, outputs: int) -> float:
+        return 2.0 / outputs
 
-    def curve(self, p: Tensor, target: Tensor, dp: Tensor, out: Tensor) -> Tensor:
-        return torch.mul(dp, 2.0 / p.shape[-1], out=out)
+    def slope(self, p: Tensor, target: Tensor, scale: Tensor, out: Tensor) -> Tensor:
+        return torch.sub(p, target, out=out).mul_(scale)
+
+    def curve(self, p: Tensor, target: Tensor, dp: Tensor, scale: Tensor, out: Tensor) -> Tensor:
+        return torch.mul(dp, scale, out=out)
 
     def correct(self, p: Tensor, y: Tensor) -> Tensor | None:
         return None
@@ -53,12 +58,15 @@ class CrossEntropy:
     def target(self, y: Tensor, out: Tensor) -> Tensor:
         return out.zero_().scatter_(-1, y[..., None], 1.0)
 
-    def slope(self, p: Tensor, target: Tensor, out: Tensor) -> Tensor:
-        return torch.sub(_softmax(p), target, out=out)
+    def factor(self, outputs: int) -> float:
+        return 1.0
 
-    def curve(self, p: Tensor, target: Tensor, dp: Tensor, out: Tensor) -> Tensor:
+    def slope(self, p: Tensor, target: Tensor, scale: Tensor, out: Tensor) -> Tensor:
+        return torch.sub(_softmax(p), target, out=out).mul_(scale)
+
+    def curve(self, p: Tensor, target: Tensor, dp: Tensor, scale: Tensor, out: Tensor) -> Tensor:
         s = _softmax(p)
-        return torch.mul(s, dp - (s * dp).sum(-1, keepdim=True), out=out)
+        return torch.mul(s, dp - (s * dp).sum(-1, keepdim=True), out=out).mul_(scale)
 
     def correct(self, p: Tensor, y: Tensor) -> Tensor | None:
         """(..., n) 1 where the largest logit is the class's, else 0."""

@@ -18,9 +18,9 @@ def generator(purpose: str, *key: int | str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
-def choose(n: int, m: int, purpose: str, *key: int | str) -> Tensor:
-    """``m`` of ``n`` without replacement, int64 (m,)."""
-    return torch.randperm(n, generator=generator(purpose, *key))[:m]
+def shuffled(n: int, purpose: str, *key: int | str) -> Tensor:
+    """0, ..., n - 1 in random order, int64 (n,)."""
+    return torch.randperm(n, generator=generator(purpose, *key))
 
 
 def uniform(shape: tuple[int, ...], low: float, high: float, purpose: str, *key: int | str) -> Tensor:

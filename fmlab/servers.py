@@ -45,7 +45,7 @@ class SGD(Server):
 
 @dataclass(frozen=True)
 class Adam(Server):
-    """Kingma & Ba 2014 (1412.6980), Alg. 1, with bias correction."""
+    """Kingma & Ba 2014 (1412.6980), Alg. 1, with bias correction. ``a.lerp(b, c)`` is (1 - c) a + c b."""
 
     lr: float = hyper(1e-2, symbol="β", low=0.0, high=1.0, text="server step size", log=True)
     b1: float = hyper(0.9, symbol="β1", low=0.0, high=0.9999, text="decay of the first moment")
@@ -56,8 +56,8 @@ class Adam(Server):
         return w.new_zeros(w.shape), w.new_zeros(w.shape)
 
     def step(self, w: Tensor, moments: Moments, g: Tensor, t: int) -> tuple[Tensor, Moments]:
-        m = self.b1 * moments[0] + (1 - self.b1) * g
-        v = self.b2 * moments[1] + (1 - self.b2) * g * g
+        m = moments[0].lerp(g, 1 - self.b1)
+        v = moments[1].lerp(g * g, 1 - self.b2)
         scaled = (m / (1 - self.b1**t)) / ((v / (1 - self.b2**t)).sqrt() + self.eps)
         return w - self.lr * scaled, (m, v)
 
@@ -75,7 +75,7 @@ class Yogi(Server):
         return w.new_zeros(w.shape), w.new_zeros(w.shape) + self.eps**2
 
     def step(self, w: Tensor, moments: Moments, g: Tensor, t: int) -> tuple[Tensor, Moments]:
-        m = self.b1 * moments[0] + (1 - self.b1) * g
+        m = moments[0].lerp(g, 1 - self.b1)
         square = g * g
         v = moments[1] - (1 - self.b2) * square * (moments[1] - square).sign()
         return w - self.lr * m / (v.sqrt() + self.eps), (m, v)

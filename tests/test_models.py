@@ -139,10 +139,11 @@ def test_slope_and_curve_are_the_losss_derivatives(loss):
     y = torch.randint(4, (2, 5), generator=g) if classes else torch.randn(2, 5, 4, generator=g, dtype=torch.float64)
     (slope,) = torch.autograd.grad(loss.each(p, y).sum(), p, create_graph=True)
     target, out = loss.target(y, torch.empty_like(dp)), torch.empty_like(dp)
-    assert_close(loss.slope(p.detach(), target, out), slope)
-    curve = loss.curve(p.detach(), target, dp, out)
+    scale = torch.rand(2, 5, 1, generator=g, dtype=torch.float64)
+    times = scale * loss.factor(4)
+    assert_close(loss.slope(p.detach(), target, times, out), scale * slope)
     expected = torch.autograd.functional.hvp(lambda q: loss.each(q, y).sum(), p.detach(), dp)[1]
-    assert_close(curve, expected)
+    assert_close(loss.curve(p.detach(), target, dp, times, out), scale * expected)
 
 
 def test_fresh_models_are_torchs_default_and_a_function_of_the_seed():

@@ -49,8 +49,8 @@ class Weights:
 
     def load(self, w: Tensor) -> None:
         """From (R, C, P)."""
-        for row, part in zip(self.rows, w.split(self.sizes, -1), strict=True):
-            row.view(part.shape).copy_(part.detach())
+        for row, part in zip(self.rows, w.detach().split(self.sizes, -1), strict=True):
+            row.view(part.shape).copy_(part)
 
     def flat(self, shape: torch.Size) -> Tensor:
         """(R, C, P), a copy."""
@@ -75,6 +75,7 @@ class Memory:
         self.loss, sizes = loss, model.sizes
         b, n = data.x.shape[:2].numel(), data.x.shape[2]
         self.hs = [w.new_ones(b, n, sizes[0] + 1), *(w.new_empty(b, n, o) for o in sizes[1:-1])]
+        self.x = self.hs[0][..., :-1]
         self.es = [w.new_empty(b, n, o) for o in sizes[1:]]
         self.p, self.target = w.new_empty(b, n, sizes[-1]), w.new_empty(b, n, sizes[-1])
         self.scale = w.new_empty(b, n, 1)
@@ -85,11 +86,11 @@ class Memory:
         self.loss.target(data.y.reshape(*self.p.shape[:2], *data.y.shape[3:]), self.target)
 
     def look_at(self, x: Tensor) -> None:
-        self.hs[0][..., :-1].copy_(x.reshape(*self.hs[0].shape[:2], -1))
+        self.x.copy_(x.reshape(self.x.shape))
 
     def weigh(self, data: Examples, eta: Any = -1.0) -> None:
-        """The scale of errors: the weight of each example times -eta."""
-        torch.mul(data.weight, -eta, out=self.scale.view(data.weight.shape))
+        """The scale of errors: the weight of each example times -eta, and the loss's constant factor."""
+        torch.mul(data.weight, -eta * self.loss.factor(self.p.shape[-1]), out=self.scale.view(data.weight.shape))
 
     def forward(self, w: list[Block]) -> Calls:
         calls: Calls = []
@@ -101,10 +102,7 @@ class Memory:
         return calls
 
     def backward(self, w: list[Block]) -> Calls:
-        calls: Calls = [
-            partial(self.loss.slope, self.p, self.target, self.es[-1]),
-            partial(self.es[-1].mul_, self.scale),
-        ]
+        calls: Calls = [partial(self.loss.slope, self.p, self.target, self.scale, self.es[-1])]
         for layer in range(len(w) - 1, 0, -1):
             calls += _back(self.es[layer], w[layer][0], self.es[layer - 1])
             calls += _mask(self.es[layer - 1], self.hs[layer])
@@ -130,8 +128,7 @@ class Memory:
                 calls += _plus(dzs[layer], dzs[layer - 1], w[layer][0])
             if layer < len(v) - 1:
                 calls += _mask(dzs[layer], self.hs[layer + 1])
-        calls.append(partial(self.loss.curve, self.p, self.target, dzs[-1], des[-1]))
-        calls.append(partial(des[-1].mul_, self.scale))
+        calls.append(partial(self.loss.curve, self.p, self.target, dzs[-1], self.scale, des[-1]))
         for layer in range(len(v) - 1, -1, -1):
             weights, bias = to[layer]
             if layer > 0:
@@ -150,13 +147,15 @@ class Memory:
 
 
 def _affine(h: Tensor, weights: Tensor, bias: Tensor | None, out: Tensor) -> Calls:
-    """out = h W + b: (B, n, d) (B, d, o) + (B, 1, o)."""
+    """out = h W + b: (B, n, d) (B, d, o) + (B, 1, o); in the first layer, without b, h ends with a one."""
+    if bias is None and h.shape[2] == 2:
+        h, weights, bias = h[..., :1], weights[:, :1], weights[:, 1:]
+    if bias is not None and h.shape[2] == 1:
+        return [partial(torch.addcmul, bias, h, weights, out=out)]
     if weights.shape[2] == 1:
         h, weights, out = _turn(weights), h.mT, _turn(out)
     if bias is None:
         return [partial(torch.bmm, h, weights, out=out)]
-    if h.shape[2] == 1:
-        return [partial(torch.addcmul, bias, h, weights, out=out)]
     return [partial(torch.baddbmm, bias, h, weights, out=out)]
 
 

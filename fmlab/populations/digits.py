@@ -21,7 +21,7 @@ import torch
 from fmlab.declare import hyper
 from fmlab.models import MLP, Model
 from fmlab.populations.fewshot import Bank, FewShot, Pool
-from fmlab.randomness import choose
+from fmlab.randomness import shuffled
 
 TRAINED = 6  # of the ten digits
 
@@ -39,7 +39,7 @@ class Digits(FewShot):
         return _bank()
 
     def pool(self, split: str, seed: int) -> Pool:
-        digits = choose(10, 10, "digits of a split", seed)
+        digits = shuffled(10, "digits of a split", seed)
         plain, mirrored = torch.arange(4), torch.arange(4, 8)
         if split == "training":
             return Pool(digits[:TRAINED], torch.cat([plain, mirrored]))

@@ -23,7 +23,7 @@ from torch import Tensor
 from fmlab.declare import hyper
 from fmlab.models import MLP, Model
 from fmlab.populations.fewshot import Bank, FewShot, Pool
-from fmlab.randomness import choose, normal, uniform
+from fmlab.randomness import normal, shuffled, uniform
 
 ALPHABETS, CHARACTERS, WRITERS, DRAWINGS = 16, 6, 8, 12  # drawings: for training clients, and as many for the others
 POINTS = 16  # on a stroke
@@ -48,7 +48,7 @@ class Glyphs(FewShot):
 
     def pool(self, split: str, seed: int) -> Pool:
         first, last = CLASSES[split]
-        order = choose(last - first, last - first, "order of characters", seed, split)
+        order = shuffled(last - first, "order of characters", seed, split)
         return Pool(first + order, torch.arange(*HANDS[split]))
 
     def model(self) -> Model:

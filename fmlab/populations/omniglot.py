@@ -24,7 +24,7 @@ from fmlab.declare import choice, hyper
 from fmlab.models import Model, conv
 from fmlab.populations import omniglot_files as files
 from fmlab.populations.fewshot import Bank, FewShot, Pool
-from fmlab.randomness import choose
+from fmlab.randomness import shuffled
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Omniglot(FewShot):
         """The alphabets of "training", "validation" or "unseen" clients."""
         drawings = files.load(self.root, self.size)
         names = sorted(set(map(str, drawings.alphabet)) - drawings.evaluation)
-        order = [names[i] for i in choose(len(names), len(names), "omniglot alphabets", seed)]
+        order = [names[i] for i in shuffled(len(names), "omniglot alphabets", seed)]
         unseen = sorted(drawings.evaluation) or [order.pop() for _ in range(self.unseen_alphabets)]
         held = [order.pop() for _ in range(self.validation_alphabets)]
         return {"unseen": unseen, "validation": held}.get(split, order)
@@ -88,7 +88,7 @@ class Omniglot(FewShot):
         upright = torch.tensor([c for c, (alphabet, _) in enumerate(characters) if alphabet in names])
         turns = 4 if self.rotations and split == "training" else 1
         classes = torch.cat([upright + k * len(characters) for k in range(turns)])
-        return Pool(classes[choose(len(classes), len(classes), "omniglot classes", seed, split)], torch.zeros(1).long())
+        return Pool(classes[shuffled(len(classes), "omniglot classes", seed, split)], torch.zeros(1).long())
 
     def model(self) -> Model:
         """Four convolutional blocks of 32 filters."""
