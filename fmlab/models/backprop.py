@@ -163,7 +163,7 @@ class Descent:
         self.data, self.eta = data, eta
         run(self.slopes)
         if to is not None:
-            for row, part in zip(self.w.rows, to.split(self.w.sizes, -1), strict=True):
+            for row, part in zip(self.w.rows, to.split_with_sizes(self.w.sizes, -1), strict=True):
                 own = row.view(part.shape)
                 own.lerp_(part, eta * pull)
         run(self.add)

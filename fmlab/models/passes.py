@@ -49,7 +49,7 @@ class Weights:
 
     def load(self, w: Tensor) -> None:
         """From (R, C, P)."""
-        for row, part in zip(self.rows, w.detach().split(self.sizes, -1), strict=True):
+        for row, part in zip(self.rows, w.detach().split_with_sizes(self.sizes, -1), strict=True):
             row.view(part.shape).copy_(part)
 
     def flat(self, shape: torch.Size) -> Tensor:
