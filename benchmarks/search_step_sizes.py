@@ -2,11 +2,12 @@
 
     python benchmarks/search_step_sizes.py                      everything (about an hour on two cores)
     python benchmarks/search_step_sizes.py Sines FedAvg PFedMe  one population, some algorithms; the rest stays
-    python benchmarks/search_step_sizes.py --servers Sines      the servers' own step sizes, halved and doubled
+    python benchmarks/search_step_sizes.py --servers            the servers' own step sizes, halved and doubled
 
 Every algorithm meets the same search (fmlab/tuning.py): the same grid, clients, seeds and rounds, scored on 300
 validation clients a seed. Seeds 100 and 101 are used here and nowhere else. A mean over clients punishes a step size
-that makes a single client diverge. The servers' defaults, SGD(1) and Adam(0.01), are what ``--servers`` led to.
+that makes a single client diverge. ``--servers`` changes no default: its table, benchmarks/results/servers.md, shows
+what SGD(1) and Adam(0.01) leave to gain.
 """
 
 import argparse
@@ -23,7 +24,17 @@ from fmlab.setup import Setup, prepare
 from fmlab.tuning import recorded, score, search, step_size_fields
 
 RECORD = Path(fm.__file__).with_name("recorded.json")
+TABLE = Path(__file__).parent / "results" / "servers.md"
 SEEDS, ROUNDS, FACTORS = (100, 101), 300, (0.5, 1.0, 2.0)
+HEAD = """# The servers' step sizes
+
+`python benchmarks/search_step_sizes.py --servers`: the validation clients' score (mean query loss over adaptation steps
+1 to 5, see fmlab/tuning.py) after 300 rounds, seeds 100 and 101, with the server's default step size halved, as it is,
+and doubled; clients' step sizes as recorded.
+
+| population | algorithm | server | halved | default | doubled |
+|---|---|---|---|---|---|
+"""
 
 
 def setup_of(algorithm: fm.Algorithm, population: type[fm.Population]) -> Setup:
@@ -40,18 +51,18 @@ def record(algorithm: Any, population: type[fm.Population]) -> None:
     RECORD.write_text(json.dumps(whole, indent=2, sort_keys=True) + "\n")
 
 
-def servers(algorithm: Any, population: type[fm.Population]) -> None:
+def servers(algorithm: Any, population: type[fm.Population]) -> str | None:
+    """One row of the table: validation scores at the server's step size halved, as it is, and doubled."""
     (filled,) = recorded(setup_of(algorithm(), population)).algorithms.values()
     if "server" not in {f.name for f in fields(filled)}:  # a method that sends nothing
-        return
+        return None
     server: Any = filled.server
-    lr = server.lr
-    chosen: dict[str, Any] = {"server": replace(server, lr=fm.sweep(*(lr * f for f in FACTORS)))}
+    chosen: dict[str, Any] = {"server": replace(server, lr=fm.sweep(*(server.lr * f for f in FACTORS)))}
     tried = replace(filled, **chosen)
-    found = ", ".join(
-        f"{lr * f:g}: {s:.3f}" for f, s in zip(FACTORS, score(tried, setup_of(tried, population)), strict=True)
-    )
-    print(f"{population.__name__:12} {algorithm.__name__:12} score at server step size {found}", flush=True)
+    scores = " | ".join(f"{s:.3f}" for s in score(tried, setup_of(tried, population)))
+    row = f"| {population.__name__} | {algorithm.__name__} | {type(server).__name__}({server.lr:g}) | {scores} |"
+    print(row, flush=True)
+    return row
 
 
 @torch.no_grad()
@@ -62,12 +73,15 @@ def main() -> None:
     parser.add_argument("algorithms", nargs="*")
     wanted = parser.parse_args()
     torch.set_num_threads(1)
+    rows = []
     for population in fm.POPULATIONS:
         for algorithm in fm.ALGORITHMS:
             if wanted.population in (None, population.__name__) and algorithm.__name__ in (
                 wanted.algorithms or [algorithm.__name__]
             ):
-                (servers if wanted.servers else record)(algorithm, population)
+                rows.append((servers if wanted.servers else record)(algorithm, population))
+    if wanted.servers and not wanted.population:
+        TABLE.write_text(HEAD + "\n".join(row for row in rows if row) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Step sizes: found by the same search for every algorithm, on validation clients only.
 
 The score of a setting is the validation clients' mean query loss, averaged over adaptation steps 1..steps and seeds.
+One client that flies away can make it infinite; so that a choice remains where no setting is free of that, a mean
+above ten times the fresh models' loss gives way to the mean of losses cut there, and ranks behind all below.
 Step sizes used in training are searched one after another over ``GRID``, all values in one batch; the adaptation step
 size is then free to differ for each of them. ``recorded.json`` holds the result of ``benchmarks/search_step_sizes.py``
 for every population and algorithm at default settings; a field left at None is filled from there.
@@ -20,7 +22,7 @@ from torch import Tensor
 
 from fmlab.algorithms import Algorithm
 from fmlab.declare import Sweep, pick, spread, sweep_length, sweeps
-from fmlab.evaluation import evaluate
+from fmlab.evaluation import evaluate, personal
 from fmlab.setup import Setup
 
 GRID = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
@@ -74,25 +76,37 @@ def search(algorithm: Algorithm, setup: Setup) -> Algorithm:
 
 def _scores(algorithm: Algorithm, setup: Setup) -> Iterator[tuple[float, Algorithm]]:
     """Train once for all swept values, then score every adaptation step size."""
-    server = _trained(algorithm, setup)
+    server, useless = _trained(algorithm, setup), _useless(setup)
     for adapt_lr in GRID if "adapt_lr" in step_size_fields(algorithm) else (None,):
         chosen: dict[str, Any] = {} if adapt_lr is None else {"adapt_lr": adapt_lr}
         tried = replace(algorithm, **chosen)
-        for value, s in enumerate(_validate(tried, setup, server)):
+        for value, s in enumerate(_validate(tried, setup, server, useless)):
             yield s, pick(tried, value)
 
 
 def score(algorithm: Algorithm, setup: Setup) -> list[float]:
-    """The validation score of every swept value, step sizes as they are; infinite where it diverges."""
-    return _validate(algorithm, setup, _trained(algorithm, setup))
+    """The validation score of every swept value, step sizes as they are."""
+    return _validate(algorithm, setup, _trained(algorithm, setup), _useless(setup))
+
+
+def rank(loss: Tensor, useless: float) -> Tensor:
+    """Scores (V,), the lower the better and never infinite, of losses (V, ...), among them infinite ones and NaN."""
+    over = tuple(range(1, loss.ndim))
+    mean, cut = loss.mean(over), loss.nan_to_num(nan=useless).clamp(max=useless).mean(over)
+    return torch.where(mean <= useless, mean, useless + cut)
+
+
+def _useless(setup: Setup) -> float:
+    """Ten times the validation clients' mean loss of the fresh models."""
+    fresh = setup.start[:, None].expand(-1, setup.validation.number, -1)
+    return 10 * float(personal(setup.objective, fresh, setup.validation).mean())
 
 
 def _trained(algorithm: Algorithm, setup: Setup) -> Tensor:
     return next(islice(setup.run(algorithm), setup.config["rounds"], None)).server
 
 
-def _validate(algorithm: Algorithm, setup: Setup, server: Tensor) -> list[float]:
+def _validate(algorithm: Algorithm, setup: Setup, server: Tensor, useless: float) -> list[float]:
     wide = spread(algorithm, len(setup.config["seeds"]), setup.start.dtype, setup.start.device)
     loss = evaluate(wide, setup.objective, server, setup.validation, setup.config["steps"]).loss
-    scores = loss[..., 1:].unflatten(0, (sweep_length(algorithm), -1)).mean((1, 2, 3))
-    return torch.nan_to_num(scores, nan=float("inf")).tolist()
+    return rank(loss[..., 1:].unflatten(0, (sweep_length(algorithm), -1)), useless).tolist()

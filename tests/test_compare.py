@@ -6,11 +6,13 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import fmlab as fm
 from fmlab.data import Examples
 from fmlab.setup import DEFAULTS, prepare
-from fmlab.tuning import GRID
+from fmlab.tuning import GRID, rank
 
 POPULATION = fm.Sines(n_clients=30, n_validation=6, n_unseen=7, test=5)
 SHORT = {"rounds": 4, "seeds": 2, "clients_per_round": 5, "steps": 2, "evaluations": 2}
@@ -139,6 +141,23 @@ def test_tuning_picks_from_the_grid_by_validation_clients_alone():
     assert tuned.config["tune"] is False
     other_unseen = fm.compare([fm.FedAvg()], replace(POPULATION, n_unseen=3), tune=True, **SHORT)
     assert other_unseen.config["algorithms"]["FedAvg"] == chosen
+
+
+@given(st.lists(st.floats(0, 20), min_size=12, max_size=12), st.floats(1, 10))
+def test_the_search_ranks_by_the_mean_loss_and_useless_settings_last(losses, useless):
+    loss = torch.tensor(losses, dtype=torch.float64).view(4, 1, 3)
+    mean, found = loss.mean((1, 2)), rank(loss, useless)
+    good = mean <= useless
+    assert torch.equal(found[good], mean[good])
+    assert (found[~good] >= useless).all()
+    assert found.isfinite().all()
+
+
+def test_the_search_prefers_fewer_diverged_clients_where_all_settings_have_some():
+    loss = torch.ones(4, 2, 5)
+    loss[0, 0, :3], loss[1, 0, 0], loss[2, 1, 1:3] = torch.inf, torch.nan, 1e30
+    assert rank(loss, 10.0).argsort().tolist() == [3, 1, 2, 0]
+    assert rank(loss[:3], 10.0).isfinite().all()
 
 
 def test_streaming_ends_in_the_study_and_can_be_cancelled(study):
