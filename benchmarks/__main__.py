@@ -113,8 +113,8 @@ def scaling(numbers: list[int], seconds: float) -> list[list[str]]:
     torch.set_num_threads(1)
     model = fm.MLP(peers.SIZES)
     w = model.init(torch.Generator().manual_seed(0)).to(torch.float32)
-    rows = [["clients", "FedAvg ms", "us a client", "MAML ms", "us a client", "GFLOP/s of FedAvg", "of the limit"]]
-    rows[0].append("peak memory of this benchmark so far, GiB")
+    head = ["clients", "FedAvg ms", "us a client", "MAML ms", "us a client", "GFLOP/s of FedAvg", "of the limit"]
+    rows = [[*head, "peak memory of this benchmark so far, GiB"]]
     a, b = torch.rand(200, 20, 40), torch.rand(200, 40, 40)
     for c in numbers:
         x = torch.rand(c, 20, 1) * 10 - 5

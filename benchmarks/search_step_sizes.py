@@ -73,15 +73,20 @@ def main() -> None:
     parser.add_argument("algorithms", nargs="*")
     wanted = parser.parse_args()
     torch.set_num_threads(1)
-    rows = []
-    for population in fm.POPULATIONS:
-        for algorithm in fm.ALGORITHMS:
-            if wanted.population in (None, population.__name__) and algorithm.__name__ in (
-                wanted.algorithms or [algorithm.__name__]
-            ):
-                rows.append((servers if wanted.servers else record)(algorithm, population))
-    if wanted.servers and not wanted.population:
-        TABLE.write_text(HEAD + "\n".join(row for row in rows if row) + "\n", encoding="utf-8")
+    chosen = [
+        (algorithm, population)
+        for population in fm.POPULATIONS
+        for algorithm in fm.ALGORITHMS
+        if wanted.population in (None, population.__name__)
+        and algorithm.__name__ in (wanted.algorithms or [algorithm.__name__])
+    ]
+    if not wanted.servers:
+        for pair in chosen:
+            record(*pair)
+        return
+    rows = [row for pair in chosen if (row := servers(*pair))]
+    if not wanted.population:
+        TABLE.write_text(HEAD + "\n".join(rows) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -125,12 +125,8 @@ class Clients:
         x, y, weight = (t.index_select(0, rows).view(*ids.shape, *t.shape[1:]) for t in self._rows)
         parts = [self.support.weight.shape[-1], self.query.weight.shape[-1]]
         both = Examples(self._look_up(x), y, weight[..., : sum(parts)])
-        xs, ys, weights = (
-            both.x.split_with_sizes(parts, 2),
-            both.y.split_with_sizes(parts, 2),
-            weight[..., sum(parts) :].split_with_sizes(parts, 2),
-        )
-        support, query = (Examples(*e) for e in zip(xs, ys, weights, strict=True))
+        halves = (t.split_with_sizes(parts, 2) for t in (both.x, both.y, weight[..., sum(parts) :]))
+        support, query = (Examples(*half) for half in zip(*halves, strict=True))
         return support, query, both
 
     @cached_property

@@ -46,7 +46,7 @@ def evaluate(algorithm: Algorithm, f: Objective, server: Tensor, clients: Client
 
 @torch.no_grad()
 def personal(f: Objective, kept: Tensor, clients: Clients) -> Tensor:
-    """Query loss (R, N) of the models that clients keep (R, N, P), without adaptation."""
+    """Query loss (R, N) of models that are the clients' own already (R, N, P), without adaptation."""
     values, per = len(kept) // len(clients.sizes), max(1, CHUNK // (len(kept) * kept.shape[-1]))
     parts = []
     for first in range(0, clients.number, per):
