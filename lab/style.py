@@ -2,7 +2,7 @@
 
 The two methods that are compared most have Okabe and Ito's vermilion and blue; the others were moved in hue and
 lightness until every two stay apart under each kind of colour blindness, with a contrast of at least 3:1 to the paper
-(tests/test_plots.py computes both). No two share dashes or a marker, so a plot also reads in grey. `figure(...)` makes
+(tests/test_style.py computes both). No two share dashes or a marker, so a plot also reads in grey. `figure(...)` makes
 a Figure without pyplot that shows as a PNG; `dress(ax)` gives any axes, also pyplot's, the same look, `legend(ax)` a
 legend that lies over no curve.
 """

@@ -176,6 +176,17 @@ def test_streaming_ends_in_the_study_and_can_be_cancelled(study):
         list(fm.stream(BOTH, POPULATION, on_round=stop, **SHORT))
 
 
+def test_stream_shows_any_round_and_keeps_none_of_them():
+    clients, options = fm.Sines(n_clients=10, n_unseen=5), {"rounds": 10, "seeds": 2, "evaluations": 2}
+    options["clients_per_round"] = 5
+    seen = [s.rounds.tolist() for s in fm.stream([fm.FedAvg()], clients, on_round=lambda t: t % 3 == 1, **options)]
+    assert seen == [[0], [0, 1], [0, 4], [0, 5], [0, 5, 7], [0, 5, 10]]
+    *_, asked = fm.stream([fm.FedAvg()], clients, on_round=lambda t: t % 3 == 1, **options)
+    plain = fm.compare([fm.FedAvg()], clients, **options)
+    assert torch.equal(asked.learning["FedAvg"], plain.learning["FedAvg"])
+    assert json.dumps(asked.bytes["FedAvg"].tolist()) == json.dumps(plain.bytes["FedAvg"].tolist())
+
+
 @dataclass(frozen=True)
 class Spoiled(fm.Sines):
     how: str = "nan"

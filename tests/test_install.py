@@ -5,9 +5,7 @@ import importlib.metadata
 import importlib.util
 import json
 import os
-import re
 import runpy
-import shutil
 import socket
 import subprocess
 import sys
@@ -320,56 +318,3 @@ def test_the_core_imports_no_widget_no_plot_and_no_peer():
     code = f"import fmlab, sys; print({others} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
-
-
-# --- what the repository says -------------------------------------------------------------------
-
-
-def targets():
-    return set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-
-
-def test_every_target_has_one_line_of_help():
-    done = subprocess.run(["make", "-C", ROOT, "-s"], capture_output=True, text=True, check=True)
-    lines = [line.split(maxsplit=2) for line in done.stdout.splitlines()]
-    assert {command for command, _, _ in lines} == {"make"}
-    assert sorted(name for _, name, _ in lines) == sorted(targets() - {"help"})
-
-
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", ".ci/run"])
-def test_commands_that_are_promised_exist(name):
-    text = (ROOT / name).read_text(encoding="utf-8")
-    named = set(re.findall(r"(?:`|^|\s)make ([a-z]+)\b(?=[`\s])", text, re.MULTILINE))
-    assert named
-    assert named <= targets()
-
-
-def test_contributing_is_short():
-    assert len((ROOT / "CONTRIBUTING.md").read_text().splitlines()) < 60
-
-
-def test_ci_is_a_script_that_bash_reads():
-    assert os.access(ROOT / ".ci/run", os.X_OK)
-    if bash := shutil.which("bash"):
-        subprocess.run([bash, "-n", ROOT / ".ci/run"], check=True)
-
-
-def tracked():
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
-    if listed.returncode:
-        pytest.skip("not a git checkout, so there is no list of files")
-    return [ROOT / name for name in listed.stdout.decode().split("\0") if name]
-
-
-def test_no_file_names_a_folder_of_one_machine():
-    folders = "work|opt|root|home|Users|tmp|mnt"
-    # Not inside a web address, whose path follows a letter; "me" and "x" are no machine's names.
-    pattern = re.compile(rf"(?<![\w.~}}>])/(?:{folders})/(?!me\b|x\b)\w|[A-Z]:\\\\?Users")
-    found = []
-    for file in tracked():
-        if not file.is_file() or file.suffix in {".png", ".npz", ".gz", ".jpg"}:
-            continue
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-            if pattern.search(line):
-                found.append(f"{file.relative_to(ROOT)}:{number}: {line.strip()[:100]}")
-    assert not found

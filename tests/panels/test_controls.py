@@ -1,0 +1,185 @@
+"""What a panel is, and the way from a control to a study."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+import fmlab as fm
+import lab.panel
+from lab import advantage
+from lab.board import GROUPS, RANGES, Look, check
+from lab.setting import METHODS, PRESETS, Setting, declaration, recorded_inner_lr
+
+EVERY = [field for fields in GROUPS.values() for field in fields]
+
+
+def test_each_panel_of_a_lesson_and_the_playground(small):
+    views = {
+        "playground": ("client", "adaptation", "learning", "helps", "map"),
+        "heterogeneity": ("learning", "adaptation"),
+        "inner_steps": ("learning", "adaptation"),
+        "one_client": ("client", "adaptation"),
+    }
+    for name, expected in views.items():
+        panel = getattr(lab, name)(synchronous=True, **small)
+        assert panel.views == expected
+        assert repr(panel) == f"<fmlab panel: {name.replace('_', ' ')}>"
+        assert panel.study.names == ["FedAvg", "FedMAML"]
+        assert panel.sentence in panel._summary.value
+        panel.close()
+
+
+def test_classes_of_the_page(make, walk):
+    panel = make(views=("learning", "adaptation"))
+    classes = {c for w in walk(panel) for c in getattr(w, "_dom_classes", ())}
+    fields = {f"fmlab-{f}" for f in EVERY if f != "methods"}
+    assert {"fmlab-panel", "fmlab-summary", "fmlab-picture"} | fields <= classes
+
+
+def test_every_control_has_words_a_tooltip_and_a_number_box(make):
+    panel = make()
+    for task in ("Sines", "Digits"):
+        panel.set(task=task)
+        for field, control in panel.board.controls.items():
+            assert "_" not in control.slider.description
+            assert len(control.slider.description) >= 5
+            h = declaration("steps" if field == "k" else field, task)
+            assert h.text in control.slider.tooltip
+            assert h.text in control.box.tooltip
+            assert control.box.value == pytest.approx(control.slider.value)
+
+
+def test_what_is_stored_and_shown_without_a_kernel(make):
+    bundle = make()._repr_mimebundle_()
+    assert bundle["text/plain"] == "<fmlab panel: test>"
+    assert bundle["image/png"].startswith(b"\x89PNG")
+    assert "application/vnd.jupyter.widget-view+json" in bundle
+
+
+def test_the_stored_playground_has_its_whole_map(make, small_map):
+    panel = make(views=("client", "map"))
+    panel._repr_mimebundle_()
+    assert len(panel._map.percent) == len(advantage.H) * len(advantage.K)
+    assert np.isfinite(list(panel._map.percent.values())).all()
+
+
+@pytest.mark.parametrize("field", ["heterogeneity", *RANGES])
+def test_both_ends_of_every_slider(make, field):
+    panel = make(rounds=10)
+    control = panel.board.controls[field]
+    for end in (control.low, control.high):
+        if field == "inner_lr":
+            control.recorded.value = False
+        if field in ("rounds", "seeds", "inner_steps", "clients_per_round") and end == control.high:
+            # The setting and its check; training that long belongs to no test.
+            assert control.check(end) == end
+            continue
+        control.slider.value = end
+        assert getattr(panel.setting, field) == pytest.approx(end)
+        assert panel._shown == panel.setting
+        assert torch.isfinite(panel.study.rounds).all()
+
+
+def test_a_slider_and_set_are_the_same(make, slider):
+    hand, code = make(), make()
+    slider(hand, "heterogeneity").value = 0.3
+    slider(hand, "clients_per_round").value = 4
+    code.set(heterogeneity=0.3, clients_per_round=4)
+    assert hand.setting == code.setting
+    assert hand._png == code._png
+    assert slider(code, "heterogeneity").value == 0.3
+
+
+def test_the_code_reproduces_the_study(make):
+    panel = make(heterogeneity=0.4, shots=7, inner_lr=0.01, methods=("FedAvg", "FedReptile", "FedMAML"))
+    names = {}
+    exec(panel.code().replace("print(", "str("), names)
+    for name in panel.study.names:
+        assert torch.equal(names["study"].adaptation[name], panel.study.adaptation[name])
+        assert torch.equal(names["study"].learning[name], panel.study.learning[name])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_slider_inner_steps_reaches_every_method(method):
+    ((cls, given),), _, _ = Setting(methods=(method,), inner_steps=4).call()
+    assert cls(**given) == METHODS[method](**given)
+    assert 4 in given.values()
+
+
+def test_a_method_switched_off_costs_nothing(make, monkeypatch):
+    panel = make()
+    met = []
+    local = fm.FedMAML.local
+    monkeypatch.setattr(fm.FedMAML, "local", lambda self, *a: met.append(1) or local(self, *a))
+    panel.board.switches["FedMAML"].children[1].value = False
+    assert panel.study.names == ["FedAvg"]
+    assert met == []
+    panel.board.switches["FedMAML"].children[1].value = True
+    assert panel.study.names == ["FedAvg", "FedMAML"]
+
+
+def test_the_last_method_stays_on(make):
+    panel = make(methods=("FedAvg",))
+    panel.board.switches["FedAvg"].children[1].value = False
+    assert panel.setting.methods == ("FedAvg",)
+    assert "last method" in panel._error.value
+    assert panel.board.switches["FedAvg"].children[1].value
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_a_setting_and_nothing_else(name):
+    changed = dataclasses.replace(Setting(), **PRESETS[name])
+    check(changed, Look())
+    *_, study = dataclasses.replace(changed, rounds=1, seeds=1, clients_per_round=2).stream()
+    assert study.names == list(changed.methods)
+
+
+def test_a_preset_moves_the_controls(make, slider, press, small):
+    panel = make()
+    panel.buttons.presets.value = "all clients alike"
+    assert slider(panel, "heterogeneity").value == 0.0
+    assert panel.study.population.heterogeneity == 0.0
+    press(panel, "reset")
+    assert slider(panel, "heterogeneity").value == 1.0
+    assert panel.setting == Setting(**small)
+
+
+def test_the_recorded_step_size_is_shown_wherever_it_is_taken(make, press):
+    panel = make()
+    control, recorded = panel.board.controls["inner_lr"], recorded_inner_lr("Sines")
+    panel.buttons.presets.value = "a step size too large"
+    assert control.box.value != recorded
+    press(panel, "reset")
+    assert control.box.value == pytest.approx(recorded)
+    control.recorded.value = False
+    control.box.value = 0.5
+    assert panel.setting.inner_lr == 0.5
+    control.recorded.value = True
+    assert panel.setting.inner_lr is None
+    assert control.box.value == pytest.approx(recorded)
+
+
+def test_adaptation_steps_bound_the_steps_shown(make):
+    panel = make(controls=("k",), views=("adaptation",))
+    panel.set(steps=2)
+    assert panel.board.controls["k"].slider.max == 2
+    for wrong in ({"steps": 0}, {"evaluations": 0}, {"k": 3}, {"client": 1.5}, {"rounds": 10.5}):
+        before = panel.setting
+        with pytest.raises(ValueError, match=next(iter(wrong)).replace("_", " ")):
+            panel.set(**wrong)
+        assert panel.setting == before
+    panel.set(rounds=20.0)
+    assert panel.setting.rounds == 20
+    assert isinstance(panel.setting.rounds, int)
+
+
+def test_a_panel_whose_first_answer_fails_is_shown_and_says_why(make, monkeypatch):
+    def fails(*_, **__):
+        raise OSError("no such images")
+
+    monkeypatch.setattr(fm, "stream", fails)
+    panel = make(synchronous=False)
+    assert "application/vnd.jupyter.widget-view+json" in panel._repr_mimebundle_()
+    assert "no such images" in panel._error.value

@@ -1,0 +1,113 @@
+"""The page of views: what is looked at needs no training, and every picture says what it shows."""
+
+import struct
+import zlib
+
+import numpy as np
+import pytest
+
+import fmlab as fm
+import lab.panel
+from lab.canvas import encode
+from lab.setting import TASKS, default_shots, shots_field
+from lab.words import sentence
+
+
+def test_looking_needs_no_training(make, monkeypatch, slider, press):
+    panel = make(views=("client", "adaptation", "learning"))
+    monkeypatch.setattr(fm, "stream", None)
+    pictures = {panel._png}
+    for k in (0, 3):
+        slider(panel, "k").value = k
+        pictures.add(panel._png)
+    panel.set(x="bytes")
+    pictures.add(panel._png)
+    panel.set(x="gradient evaluations")
+    pictures.add(panel._png)
+    press(panel, "another client")
+    pictures.add(panel._png)
+    assert len(pictures) == 6
+
+
+def test_the_sentence_is_the_pictures_text(make):
+    panel = make()
+    assert panel._canvas.image.tooltip == panel.sentence == sentence(panel.study)
+    assert panel.sentence
+
+
+def test_drawing_twice_gives_the_same_picture(make, slider):
+    panel = make(views=("client", "adaptation", "learning", "helps"))
+    first = panel._png
+    slider(panel, "k").value = 0
+    slider(panel, "k").value = panel.setting.steps
+    assert panel._png == first
+
+
+def test_blitting_draws_what_a_full_draw_does(make):
+    """Moved artists over kept bitmaps, against a panel that starts at the same setting."""
+    moved = make(views=("client", "adaptation", "learning", "helps"), heterogeneity=0.0)
+    moved.set(heterogeneity=1.0)
+    fresh = make(views=("client", "adaptation", "learning", "helps"), heterogeneity=1.0)
+    pixels = [np.asarray(p._canvas.agg.buffer_rgba()).astype(int) for p in (moved, fresh)]
+    apart = np.abs(pixels[0] - pixels[1]).max(-1)
+    assert apart.max() < 16
+    assert (apart > 0).sum() < 20  # a rounded edge
+
+
+@pytest.mark.parametrize("task", [t for t in TASKS if t in ("Digits", "Glyphs")])
+def test_pictures_are_a_task_too(make, task):
+    panel = make(views=("client", "adaptation"), clients_per_round=2)
+    panel.set(task=task)
+    assert panel.study.accuracy
+    assert panel.board.controls["shots"].value == default_shots(task)
+    assert shots_field(task) == "shots"
+    before = panel._png
+    panel.set(quantity="accuracy")
+    assert panel._png != before
+    assert "correct" in panel.sentence
+
+
+def test_saved_picture_and_link(make, tmp_path, press):
+    panel = make()
+    before = panel._png
+    panel.save(tmp_path / "picture.png")
+    width, height = struct.unpack(">II", (tmp_path / "picture.png").read_bytes()[16:24])
+    assert (width, height) == (2 * panel._canvas.width, 2 * panel._canvas.height)
+    press(panel, "save picture")
+    assert 'download="fmlab-test.png"' in panel.buttons.link.value
+    panel.set(k=2)
+    panel.set(k=5)
+    assert panel._png == before, "saving must not disturb the live picture"
+
+
+def test_copy_as_code_shows_the_cell(make, press):
+    panel = make()
+    press(panel, "copy as code")
+    assert "fm.compare(" in panel._code.value
+    assert panel._code.layout.display is None
+    panel.set(heterogeneity=0.35)
+    assert "heterogeneity=0.35" in panel._code.value
+
+
+def test_encode_is_a_png_of_these_pixels():
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 4), dtype=np.uint8)
+    png, at, data = encode(pixels), 8, b""
+    assert png[:8] == b"\x89PNG\r\n\x1a\n"
+    while at < len(png):
+        size, kind = struct.unpack(">I4s", png[at : at + 8])
+        body = png[at + 8 : at + 8 + size]
+        assert struct.unpack(">I", png[at + 8 + size : at + 12 + size])[0] == zlib.crc32(kind + body)
+        data += body if kind == b"IDAT" else b""
+        at += 12 + size
+    rows = np.frombuffer(zlib.decompress(data), np.uint8).reshape(5, 1 + 7 * 4)
+    assert (rows[:, 0] == 0).all()
+    assert (rows[:, 1:].reshape(5, 7, 4) == pixels).all()
+
+
+@pytest.mark.parametrize(("theme", "size"), [("dark", "notebook"), ("light", "projector")])
+def test_themes_and_sizes(theme, size, small):
+    panel = lab.one_client(theme=theme, size=size, synchronous=True, **small)
+    assert f"fmlab-{size}" in panel._dom_classes
+    panel.close()
+    with pytest.raises(ValueError, match="theme"):
+        lab.one_client(theme="pink")
