@@ -6,18 +6,19 @@ from fmlab.algorithms import Algorithm as Algorithm
 from fmlab.compare import compare as compare
 from fmlab.compare import stream as stream
 from fmlab.declare import sweep as sweep
-from fmlab.export import load as load
 from fmlab.gradients import grad as grad
 from fmlab.gradients import meta_grad as meta_grad
+from fmlab.interrupt import interrupted as interrupted
 from fmlab.models import MLP as MLP
 from fmlab.models import lift as lift
 from fmlab.models import softmax as softmax
+from fmlab.optimisers import SGD as SGD
+from fmlab.optimisers import Adam as Adam
+from fmlab.optimisers import Yogi as Yogi
 from fmlab.populations import *  # noqa: F403
 from fmlab.populations import POPULATIONS as POPULATIONS
 from fmlab.populations import Population as Population
-from fmlab.servers import SGD as SGD
-from fmlab.servers import Adam as Adam
-from fmlab.servers import Yogi as Yogi
 from fmlab.study import Study as Study
+from fmlab.study import load as load
 
 __version__ = "0.1.0"

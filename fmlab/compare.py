@@ -12,19 +12,19 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from fmlab.algorithms import Algorithm
-from fmlab.declare import spread, sweep_length
-from fmlab.engine import State
-from fmlab.evaluation import evaluate, personal
+from fmlab.engine import Transform
+from fmlab.interrupt import Interrupted, noticed
 from fmlab.models import Model
 from fmlab.populations import Population
+from fmlab.progress import Progress
 from fmlab.setup import Setup, prepare
 from fmlab.study import Study
 from fmlab.tuning import recorded, tuned
 
 Algorithms = Sequence[Algorithm] | Mapping[str, Algorithm]
+OnRound = Callable[[int], object] | None
 
 
 def compare(
@@ -35,9 +35,11 @@ def compare(
     seeds: int | Sequence[int] = 3,
     clients_per_round: int = 25,
     steps: int = 5,
-    evaluations: int = 10,
+    evaluations: int | Sequence[int] = 10,
     model: Model | None = None,
     weights: str = "uniform",
+    transforms: Sequence[Transform] = (),
+    dropout: float = 0.0,
     tune: bool = False,
     dtype: torch.dtype | None = None,
     device: str = "cpu",
@@ -51,28 +53,35 @@ def compare(
         seeds: how many (0, 1, ...), or the seeds themselves; each draws its own clients and initial model.
         clients_per_round: clients that take part in a round, at most ``clients.n_clients``.
         steps: adaptation steps on the support set of an unseen client, >= 1.
-        evaluations: how often the learning curves are taken, evenly over the rounds (and once before training).
+        evaluations: how often the learning curves are taken, evenly over the rounds (and once before training), or
+            the rounds themselves, from 0 to the last.
         model: overrides the population's own.
         weights: the server's mean, "uniform" over clients or by "size".
+        transforms: functions (sent, batch) -> sent of what clients send, named tensors (runs, clients, .), applied in
+            this order before the mean; each changes every client's message by itself and keeps names and shapes.
+        dropout: share in [0, 1) of the sampled clients that never answer; what they keep stays as it was. A round in
+            which nobody answers leaves the server as it was.
         tune: search the step sizes of every algorithm on the validation clients, over the same grid.
         dtype: None is torch's default dtype, float32 unless ``torch.set_default_dtype`` says otherwise. float64 takes
             about twice as long and prints the same digits on every machine.
         device: where to train, for example "cpu" or "cuda".
 
+    Ctrl-C ends the comparison after the round in progress; ``fm.interrupted()`` is then the study so far.
+
     Raises:
         ValueError, TypeError: before any training, naming the argument, its value, the range and the way out.
     """
     options = {k: v for k, v in locals().items() if k not in ("algorithms", "clients")}
-    *_, last = stream(algorithms, clients, **options)
+    with noticed() as pressed:
+        *_, last = _start(algorithms, clients, None, pressed, options)
     return last
 
 
-@torch.no_grad()
 def stream(
     algorithms: Algorithms,
     clients: Population,
     *,
-    on_round: Callable[[int], object] | None = None,
+    on_round: OnRound = None,
     **options: Any,
 ) -> Iterator[Study]:
     """As ``compare``, but yields the study so far at every evaluation, the first before training.
@@ -81,78 +90,61 @@ def stream(
     it returns true, the study is yielded at this round too, for showing: later studies do not keep that evaluation.
     Where it returns "models", it is the last study with this round's models in it, which costs nothing.
     """
+    return _start(algorithms, clients, on_round, [], options)
+
+
+def resume(study: Study, rounds: int, **other: Any) -> Study:
+    """See ``Study.resume``."""
+    done = int(study.rounds[-1])
+    if other:
+        raise TypeError(
+            f"resume() goes on with the settings of the study and cannot change {sorted(other)}; "
+            "fm.compare(**study.config | {...}) starts anew with others"
+        )
+    if not isinstance(rounds, int) or isinstance(rounds, bool) or rounds <= done:
+        raise ValueError(f"rounds = {rounds!r} is not a whole number > {done}, the rounds that the study has done")
+    if study.kept is None:
+        raise ValueError(
+            "this study was yielded in the middle of a run, which has gone on; resume the last one of its run"
+        )
+    began = time.perf_counter() - study.seconds
+    config = study.config
+    taken = study.rounds.tolist()
+    planned = Setup(config | {"rounds": rounds, "evaluations": max(len(taken) - 1, 1)}).evaluated
+    evaluations = (*taken, *(t for t in planned if t > done))
+    setup = Setup(config | {"rounds": rounds, "evaluations": evaluations})
+    with noticed() as pressed:
+        *_, last = _run(setup, Progress(setup, study), None, pressed, began)
+    return last
+
+
+def _start(
+    algorithms: Algorithms, clients: Population, on_round: OnRound, pressed: list[bool], options: dict[str, Any]
+) -> Iterator[Study]:
     began = time.perf_counter()
     setup = prepare(algorithms, clients, **options)
     setup = tuned(setup) if setup.config["tune"] else recorded(setup)
-    states = {name: setup.run(a) for name, a in setup.algorithms.items()}
-    taken: list[int] = []
-    losses: dict[str, list[Tensor]] = {name: [] for name in states}
-    hits: dict[str, list[Tensor]] = {name: [] for name in states}
+    return _run(setup, Progress(setup), on_round, pressed, began)
+
+
+@torch.no_grad()
+def _run(setup: Setup, progress: Progress, on_round: OnRound, pressed: list[bool], began: float) -> Iterator[Study]:
+    """The study at every evaluation from where ``progress`` stands; ``pressed`` is not empty after Ctrl-C."""
     study: Study | None = None
-    last = setup.config["rounds"]
+    first, last = progress.round, setup.config["rounds"]
     try:
-        for t in range(last + 1):
-            now = {name: next(states[name]) for name in states}
+        for t in range(first, last + 1):
+            if t > first:
+                progress.advance()
             asked = on_round(t) if on_round is not None else None
+            if pressed:
+                raise Interrupted(progress.study(time.perf_counter() - began, last=True))
             if asked == "models" and study is not None and t not in setup.evaluated:
-                servers = {n: s.server.unflatten(0, study.adaptation[n].shape[:-2]) for n, s in now.items()}
-                yield replace(study, servers=servers)
-            elif asked or t in setup.evaluated:
-                taken.append(t)
-                study = _study(setup, now, taken, losses, hits, final=t == last, began=began)
+                yield replace(study, states=progress.states, kept=None)
+            elif (asked or t in setup.evaluated) and (t > first or first == 0):
+                study = progress.study(time.perf_counter() - began, last=t == last)
+                if t in setup.evaluated:
+                    progress.keep(study)
                 yield study
-                if t not in setup.evaluated:
-                    del taken[-1]
-                    for series in (*losses.values(), *hits.values()):
-                        del series[-1:]
     finally:
         setup.forget()
-
-
-def _study(
-    setup: Setup,
-    now: dict[str, State],
-    taken: list[int],
-    losses: dict[str, list[Tensor]],
-    hits: dict[str, list[Tensor]],
-    *,
-    final: bool,
-    began: float,
-) -> Study:
-    """The study after the rounds so far; appends this evaluation to ``losses`` and ``hits``."""
-    config, n_seeds = setup.config, len(setup.config["seeds"])
-    dtype, device = setup.start.dtype, setup.start.device
-    adaptation, accuracy, up, evaluations, kept = {}, {}, {}, {}, {}
-    for name, state in now.items():
-        algorithm = setup.algorithms[name]
-        values = sweep_length(algorithm)
-        shape = (values, n_seeds) if values > 1 else (n_seeds,)
-        wide = spread(algorithm, n_seeds, dtype, device)
-        scores = evaluate(wide, setup.objective, state.server, setup.unseen, config["steps"])
-        adaptation[name] = scores.loss.unflatten(0, shape)
-        losses[name].append(adaptation[name].mean(-2))
-        if scores.accuracy is not None:
-            accuracy[name] = scores.accuracy.unflatten(0, shape)
-            hits[name].append(accuracy[name].mean(-2))
-        client_rounds = torch.tensor(taken, dtype=torch.float64) * config["clients_per_round"]
-        up[name] = client_rounds * state.bytes_per_client
-        spent = wide.evaluations()
-        if isinstance(spent, Tensor):
-            spent = spent.view(values, n_seeds)[:, :1].to("cpu", torch.float64)
-        evaluations[name] = client_rounds * spent
-        if final and state.kept is not None and state.kept.shape[-1] == setup.start.shape[-1]:
-            kept[name] = personal(setup.objective, state.kept, setup.participating).unflatten(0, shape)
-    return Study(
-        setup=setup,
-        rounds=torch.tensor(taken),
-        adaptation=adaptation,
-        accuracy=accuracy,
-        learning={name: torch.stack(ts, -2) for name, ts in losses.items()},
-        learning_accuracy={name: torch.stack(ts, -2) for name, ts in hits.items() if ts},
-        personal=kept,
-        bytes_up=up,
-        gradient_evaluations=evaluations,
-        diverged={name: s.diverged.unflatten(0, adaptation[name].shape[:-2]) for name, s in now.items()},
-        servers={name: s.server.unflatten(0, adaptation[name].shape[:-2]) for name, s in now.items()},
-        seconds=time.perf_counter() - began,
-    )

@@ -13,9 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fmlab.randomness import generator
+from fmlab.randomness import number, numbered, scattered
 
 SPLITS = ("training", "participating", "validation", "unseen")
+Tree = dict[str, Tensor]  # named tensors (R, C, .): what a server holds, a client sends, a client keeps
 
 
 class Examples(NamedTuple):
@@ -47,12 +48,18 @@ def join(a: Examples, b: Examples) -> Examples:
 
 @dataclass(frozen=True)
 class Batch:
-    """What the clients of one round hold: support and query sets (R, C, n, ...), and fresh minibatches of both."""
+    """What the clients of one round hold: support and query sets (R, C, n, ...), and fresh minibatches of both.
+
+    ids: who they are, int64 (R, C), or (S, C) where every swept value has the same; None: 0, 1, .... phase: which
+    exchange of the round this is, 0 for all methods with one exchange a round.
+    """
 
     support: Examples
     query: Examples
     seeds: tuple[int, ...] = (0,)
     round: int = 0
+    ids: Tensor | None = None
+    phase: int = 0
     joined: Examples | None = None  # where support and query stand together already
 
     @cached_property
@@ -61,7 +68,8 @@ class Batch:
         return join(self.support, self.query) if self.joined is None else self.joined
 
     def minibatch(self, step: int, size: int | None, share: float = 1.0) -> Examples:
-        """``size`` of the client's examples without replacement, a function of (seed, round, step).
+        """``size`` of the client's examples without replacement, a function of (seed, round, step, client) alone: not
+        of who else takes part, nor of padding.
 
         None takes ``share`` of them, rounded up, which for share = 1 is all; so does a size that no client reaches.
         """
@@ -69,18 +77,24 @@ class Batch:
         if size is None and share >= 1:
             return both
         real = (both.weight > 0).sum(-1, keepdim=True)
-        wanted = (real * share).ceil() if size is None else real.clamp(max=size)
+        wanted = (real * share).ceil().long() if size is None else real.clamp(max=size)
         if bool((wanted >= real).all()):
             return both
-        n = both.weight.shape[-1]
-        runs, clients = both.weight.shape[:2]
-        keys = torch.stack(
-            [torch.rand(clients, n, generator=generator("minibatch", s, self.round, step)) for s in self.seeds]
-        ).to(both.weight.device)
-        keys = keys.repeat(runs // len(self.seeds), 1, 1) - 2.0 * (both.weight == 0)
-        rows = keys.topk(int(wanted.max()), -1).indices  # in falling order: real examples first, then padding
-        weight = both.weight.gather(-1, rows) * (torch.arange(rows.shape[-1], device=rows.device) < wanted)
+        runs, device = len(both.weight), both.weight.device
+        key = torch.tensor([number("minibatch", s, self.round, self.phase, step) for s in self.seeds], device=device)
+        draws = scattered(self._places + key.repeat(runs // len(self.seeds))[:, None, None])
+        draws = torch.where(both.weight > 0, draws, torch.iinfo(torch.int64).min)
+        rows = draws.topk(int(wanted.max()), -1).indices  # in falling order: real examples first, then padding
+        weight = both.weight.gather(-1, rows) * (torch.arange(rows.shape[-1], device=device) < wanted)
         return Examples(take(both.x, rows), take(both.y, rows), weight / weight.sum(-1, keepdim=True))
+
+    @cached_property
+    def _places(self) -> Tensor:
+        """(R, C, n): a number for each client's each real example."""
+        weight = self.both.weight
+        ids = torch.arange(weight.shape[1], device=weight.device)[None] if self.ids is None else self.ids
+        ids = ids.repeat(len(weight) // len(ids), 1)
+        return numbered(ids[..., None], (weight > 0).cumsum(-1))
 
 
 def take(t: Tensor, rows: Tensor) -> Tensor:
@@ -95,13 +109,15 @@ class Clients:
     """All clients of one split, for S seeds: axes (S, N, n, ...).
 
     ``bank``: where x would be large (images), ``support.x`` and ``query.x`` hold row numbers of ``bank`` (rows, ...)
-    and a client's pixels are gathered only when it takes part.
+    and a client's pixels are gathered only when it takes part. ``ids``: who the clients are, which their minibatches
+    depend on; None: their places, 0, 1, ....
     """
 
     support: Examples
     query: Examples
     sizes: Tensor  # (S, N) how many examples the client holds; weights of the mean "by size"
     bank: Tensor | None = None
+    ids: Tensor | None = None  # (S, N) int64
 
     @property
     def number(self) -> int:
@@ -112,7 +128,12 @@ class Clients:
             return t.to(device, dtype) if t.dtype.is_floating_point else t.to(device)
 
         bank = None if self.bank is None else move(self.bank)
-        return Clients(self.support.map(move), self.query.map(move), move(self.sizes), bank)
+        ids = None if self.ids is None else self.ids.to(device)
+        return Clients(self.support.map(move), self.query.map(move), move(self.sizes), bank, ids)
+
+    def called(self, places: Tensor) -> Tensor:
+        """The ids (S, C) of the clients at these places (S, C)."""
+        return places if self.ids is None else self.ids.gather(1, places)
 
     @cached_property
     def both(self) -> Examples:
@@ -161,4 +182,5 @@ def stack(clients: list[Clients]) -> Clients:
         pile([c.query for c in clients]),
         torch.cat([c.sizes for c in clients]),
         clients[0].bank,
+        None if clients[0].ids is None else torch.cat([c.ids for c in clients if c.ids is not None]),
     )

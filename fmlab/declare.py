@@ -6,8 +6,9 @@ Documentation, validation, sweeps and the lab's sliders are all read from that o
     class FedAvg(Algorithm):
         lr: float = hyper(0.02, symbol="η", low=0.0, high=1.0, text="client step size")
 
-A value may be a number, or ``sweep(a, b, ...)``: then every value trains at once, as one more axis of the same
-batch. ``spread`` turns a swept declaration into tensors that broadcast over (runs, clients, parameters).
+A value may be a number, or ``sweep(a, b, ...)``. Numbers on a continuous scale train at once, as one more axis of
+the same batch: ``spread`` turns them into tensors that broadcast over (runs, clients, parameters). Whole numbers and
+flags change what is computed, and take different time: ``lanes`` has one declaration for each of their values.
 """
 
 from __future__ import annotations
@@ -32,12 +33,14 @@ class Hyper:
     text: str
     whole: bool  # takes whole numbers only
     log: bool  # its natural scale is logarithmic
-    optional: bool  # None stands for the recorded value
+    optional: bool  # takes None too; of a step size it stands for the recorded value
     sweepable: bool  # False where the value decides a tensor's shape
+    step_size: str = ""  # "training" or "adaptation" where it is one: the search looks for it
 
     def range(self) -> str:
         kind = "a whole number" if self.whole else "a number"
-        return f"{kind} in [{self.low:g}, {self.high:g}]" + (" or None (the recorded value)" if self.optional else "")
+        none = " or None (the recorded value)" if self.step_size else " or None"
+        return f"{kind} in [{self.low:g}, {self.high:g}]" + none * self.optional
 
 
 def hyper(
@@ -51,9 +54,11 @@ def hyper(
     log: bool = False,
     optional: bool = False,
     sweepable: bool = True,
+    step_size: str = "",
 ) -> Any:
     """A dataclass field whose metadata holds a ``Hyper``."""
-    return field(default=default, metadata={"hyper": Hyper(symbol, low, high, text, whole, log, optional, sweepable)})
+    known = Hyper(symbol, low, high, text, whole, log, optional, sweepable, step_size)
+    return field(default=default, metadata={"hyper": known})
 
 
 def choice(default: Any, options: tuple[Any, ...], text: str) -> Any:
@@ -152,14 +157,34 @@ def pick(declared: D, index: int) -> D:
     return dataclasses.replace(declared, **chosen)
 
 
+def step_sizes(declared: Declared, of: tuple[str, ...] = ("training", "adaptation")) -> list[str]:
+    """The fields that are step sizes, of training, of adaptation, or of either."""
+    known = ((f.name, f.metadata.get("hyper")) for f in fields(declared))
+    return [name for name, h in known if h is not None and h.step_size in of]
+
+
+def lanes(declared: D) -> list[D]:
+    """What can train as one batch each: all values of a sweep where they are continuous, else value by value."""
+    one_batch = all(continuous(declared, name) for name in sweeps(declared))
+    return [declared] if one_batch else [pick(declared, i) for i in range(sweep_length(declared))]
+
+
+def continuous(declared: Declared, name: str) -> bool:
+    """Whether a swept field, perhaps a nested one, is neither a whole number nor a choice."""
+    *nested, last = name.split(".")
+    for part in nested:
+        declared = getattr(declared, part)
+    (found,) = (f for f in fields(declared) if f.name == last)
+    return "hyper" in found.metadata and not found.metadata["hyper"].whole
+
+
 def spread(declared: D, seeds: int, dtype: torch.dtype, device: torch.device) -> D:
-    """Every swept value as a tensor (values * seeds, 1, 1), value-major; the rest as it is."""
+    """Every swept value as a tensor (values * seeds, 1, 1), value-major; the rest as it is. All are continuous."""
     tensors: dict[str, Any] = {}
     for f in fields(declared):
         value = getattr(declared, f.name)
         if isinstance(value, Sweep):
-            flags = all(isinstance(v, bool) for v in value.values)
-            column = torch.tensor(value.values, dtype=torch.bool if flags else dtype, device=device)
+            column = torch.tensor(value.values, dtype=dtype, device=device)
             tensors[f.name] = column.repeat_interleave(seeds).view(-1, 1, 1)
         elif isinstance(value, Declared):
             tensors[f.name] = spread(value, seeds, dtype, device)

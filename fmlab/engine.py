@@ -2,46 +2,130 @@
 
 ``rounds`` is a generator of states: a panel draws each one, stops early, or keeps the last. One round:
 
-    sample m of N clients -> local (all at once) -> weighted mean of what they send -> server optimiser
+    sample m of N clients -> work (all at once) -> transforms of what they send -> serve: mean, server optimiser
 
-The client sample and the minibatches of round t depend on (seed, t) alone, so every algorithm of a comparison meets
-the same, and evaluation in between changes nothing.
+``work`` is the clients' half and ``serve`` the server's, so that real nodes can call the same two. Who takes part, who
+does not answer and the minibatches of round t depend on (seed, t, client) alone, so every algorithm of a comparison
+meets the same, and evaluation in between changes nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from fmlab.algorithms.base import Algorithm, Kept
-from fmlab.data import Batch, Clients, Examples
+from fmlab.algorithms.base import Algorithm
+from fmlab.data import Batch, Clients, Examples, Tree
 from fmlab.declare import spread, sweep_length
-from fmlab.gradients import Objective
-from fmlab.randomness import shuffled
-from fmlab.servers import Moments
+from fmlab.objective import Objective
+from fmlab.optimisers import Moments
+from fmlab.randomness import fraction, number, numbered, scattered, shuffled
+
+Transform = Callable[[Tree, Batch], Tree]  # of what clients send (R, C, .), each client's by itself
 
 
 @dataclass(frozen=True)
 class State:
-    """After ``round`` rounds. ``kept`` is the engine's own buffer, updated in place for clients that took part."""
+    """After ``round`` rounds; a value, which nothing changes. What clients keep stands in the run's ``Store``."""
 
     round: int
-    server: Tensor  # (R, 1, Q)
-    moments: Moments
-    kept: Kept  # (R, N, .)
+    held: Tree  # (R, 1, .)
+    moments: dict[str, Moments]  # the optimiser's, for each entry of ``held`` that is learned
     diverged: Tensor  # (R,) the round in which the server's or a client's kept model stopped being finite; -1: never
-    bytes_per_client: int = 0  # up, in one round; float32 on the wire
+    heard: Tensor  # (R,) rounds in which at least one client answered, int64
+    answers: Tensor  # (R,) answers so far, one a client and round, int64
+    up: int = 0  # bytes of one answer, float32 on the wire, over all exchanges of a round
+    down: int = 0  # bytes to one client in a round
     participants: Tensor | None = None  # (S, C) of the last round
+
+
+class Store:
+    """What N clients keep between rounds: named tensors (R, N, .). The one thing of a run that changes in place."""
+
+    def __init__(self, kept: Tree | None = None) -> None:
+        """kept: of all N clients, as an earlier run left it; it is copied."""
+        self.kept = None if kept is None else {name: t.clone() for name, t in kept.items()}
+
+    def fill(self, kept: Tree, n: int) -> None:
+        """The same for all n clients, from (R, 1, .), unless it is filled already."""
+        if self.kept is None:
+            self.kept = {name: t.expand(-1, n, -1).clone() for name, t in kept.items()}
+
+    def take(self, ids: Tensor) -> Tree:
+        """Of clients ids (R, C)."""
+        runs = torch.arange(len(ids), device=ids.device)[:, None]
+        return {name: t[runs, ids] for name, t in (self.kept or {}).items()}
+
+    def put(self, ids: Tensor, kept: Tree) -> None:
+        runs = torch.arange(len(ids), device=ids.device)[:, None]
+        for name, t in (self.kept or {}).items():
+            t[runs, ids] = kept[name]
+
+
+def in_turn(n: int, seed: int, round: int) -> Tensor:
+    """All n clients (n,) in the order in which they are asked in a round, until enough take part."""
+    return shuffled(n, "participation", seed, round)
 
 
 def participants(seeds: tuple[int, ...], n_clients: int, per_round: int, round: int) -> Tensor:
     """Who takes part (S, C), without replacement: a function of (seed, round)."""
     if per_round == n_clients:
         return torch.arange(n_clients).expand(len(seeds), -1)
-    return torch.stack([shuffled(n_clients, "participation", s, round) for s in seeds])[:, :per_round]
+    return torch.stack([in_turn(n_clients, s, round) for s in seeds])[:, :per_round]
+
+
+def answers(seeds: tuple[int, ...], ids: Tensor, round: int, dropout: float) -> Tensor:
+    """Which of the clients ids (S, C) answer: each fails with probability ``dropout``, by (seed, round, client)."""
+    key = torch.tensor([number("dropout", s, round) for s in seeds], device=ids.device)
+    return fraction(scattered(numbered(ids) + key[:, None])) >= dropout
+
+
+def weigh(sizes: Tensor, weights: str, answered: Tensor | None = None) -> Tensor | None:
+    """The weight (R, C, 1) of every client's message, from their sizes (R, C): uniform or by size; 0 without an answer.
+    None: all the same."""
+    if answered is None and weights == "uniform":
+        return None
+    size = torch.ones_like(sizes) if weights == "uniform" else sizes
+    size = size if answered is None else size * answered
+    return (size / size.sum(1, keepdim=True).clamp(min=torch.finfo(size.dtype).tiny))[..., None]
+
+
+def work(
+    algorithm: Algorithm, f: Objective, held: Tree, kept: Tree, batch: Batch, transforms: Sequence[Transform] = ()
+) -> tuple[Tree, Tree]:
+    """The clients' half of a round: from what the server holds (R, 1, .) to what they send and keep (R, C, .)."""
+    c = batch.support.weight.shape[1]
+    sent, kept = algorithm.local(f, {name: t.expand(-1, c, -1) for name, t in held.items()}, kept, batch)
+    for transform in transforms if sent else ():
+        sent = transform(sent, batch)
+    return sent, kept
+
+
+def serve(
+    algorithm: Algorithm,
+    f: Objective,
+    held: Tree,
+    moments: dict[str, Moments],
+    sent: Tree,
+    weight: Tensor | None,
+    share: float | Tensor,
+    t: int | Tensor,
+) -> tuple[Tree, dict[str, Moments]]:
+    """The server's half of a round: what it holds afterwards, and its optimiser's moments.
+
+    weight: see ``Algorithm.combine``. share: of all N clients who answered. t: steps the server has taken, this one
+    counted, for the optimiser's bias correction.
+    """
+    if not sent:
+        return held, moments
+    mean = algorithm.combine(f, held, sent, weight)
+    after, moments = dict(algorithm.absorb(held, mean, share)), dict(moments)
+    for name in algorithm.learned:
+        after[name], moments[name] = algorithm.server.step(held[name], moments[name], mean[name], t)
+    return after, moments
 
 
 class Sampler:
@@ -52,14 +136,14 @@ class Sampler:
         self.last: tuple[Tensor, Batch] | None = None
 
     def __call__(self, round: int) -> tuple[Tensor, Batch]:
-        """The clients (S, C) and their batch."""
+        """Places of the clients in the population (S, C), and their batch."""
         last = self.last
         if last is None or last[1].round != round:
             clients = self.clients
-            ids = participants(self.seeds, clients.number, self.per_round, round).to(clients.sizes.device)
-            support, query, both = clients.take(ids)
-            batch = Batch(support, query, self.seeds, round, both)
-            last = self.last = ids, batch
+            places = participants(self.seeds, clients.number, self.per_round, round).to(clients.sizes.device)
+            support, query, both = clients.take(places)
+            batch = Batch(support, query, self.seeds, round, clients.called(places), joined=both)
+            last = self.last = places, batch
         return last
 
 
@@ -78,50 +162,83 @@ def rounds(
     seeds: tuple[int, ...],
     per_round: int,
     weights: str = "uniform",
+    transforms: Sequence[Transform] = (),
+    dropout: float = 0.0,
     sampler: Sampler | None = None,
+    store: Store | None = None,
+    state: State | None = None,
 ) -> Iterator[State]:
     """Yields the state before training, then after every round, without end.
 
-    clients: training clients of S seeds; start: fresh models (S, P); weights: "uniform" or "size".
+    clients: training clients of S seeds; start: fresh models (S, P); weights: "uniform" or "size". transforms: of what
+    clients send, in this order. dropout: share of the sampled clients that never answer.
     sampler: one for all algorithms of a comparison saves drawing every round again for each.
+    store: where clients' own entries are kept; state: where to go on from, with the store as it was then.
     """
     values, device = sweep_length(algorithm), start.device
     algorithm = spread(algorithm, len(seeds), start.dtype, device)
-    optimiser = algorithm.server
-    w, kept = algorithm.init(start.repeat(values, 1)[:, None], clients.number)
-    runs = torch.arange(len(w), device=device)[:, None]
-    state = State(0, w, optimiser.init(w), kept, torch.full((len(w),), -1, device=device))
+    f, store = algorithm.objective(f), store or Store()
     sampler = sampler or Sampler(clients, seeds, per_round)
+    if state is None:
+        held, kept = algorithm.start(f, start.repeat(values, 1)[:, None])
+        store.fill(kept, clients.number)
+        moments = {name: algorithm.server.init(held[name]) for name in algorithm.learned}
+        none = torch.zeros(values * len(seeds), dtype=torch.int64, device=device)
+        state = State(0, held, moments, none - 1, none, none)
+    phases = algorithm.phases(f)
     while True:
         yield state
-        t = state.round
-        ids, batch = sampler(t)
+        places, batch = sampler(state.round)
         if values > 1:
             support, query, both = (tile(e, values) for e in (batch.support, batch.query, batch.both))
-            batch = Batch(support, query, seeds, t, both)
-        w, moments, mine, up = state.server, state.moments, None, state.bytes_per_client
-        if kept is not None:
-            theirs = runs, ids.repeat(values, 1)
-            mine = kept[theirs]
-        sent, mine = algorithm.local(f, w.expand(-1, per_round, -1), mine, batch)
-        if kept is not None and mine is not None:
-            kept[theirs] = mine
-        if sent is not None:
-            w, moments = optimiser.step(w, moments, average(sent, clients, ids, weights, values), t + 1)
-            up = 4 * sent.shape[-1]
-        ok = finite(w) if mine is None else finite(w) & finite(mine)
-        diverged = torch.where(ok | (state.diverged >= 0), state.diverged, t + 1)
-        state = State(t + 1, w, moments, kept, diverged, up, ids)
+            batch = Batch(support, query, seeds, state.round, batch.ids, joined=both)
+        who = places.repeat(values, 1)
+        answered = None
+        if dropout > 0:
+            answered = answers(seeds, clients.called(places), state.round, dropout).repeat(values, 1)
+        weight = weigh(clients.sizes.gather(1, places).repeat(values, 1), weights, answered)
+        number = torch.full_like(state.answers, per_round) if answered is None else answered.sum(1)
+        heard = state.heard + (number > 0)
+        share: float | Tensor = per_round / clients.number
+        t: int | Tensor = state.round + 1
+        if answered is not None:
+            share, t = number[:, None, None] / clients.number, heard.clamp(min=1)[:, None, None]
+        held, moments, up, down = state.held, state.moments, 0, 0
+        for phase in range(phases):
+            now = replace(batch, phase=phase) if phase else batch
+            before = store.take(who)
+            sent, kept = work(algorithm, f, held, before, now, transforms)
+            if answered is not None:  # who does not answer sends nothing and keeps what it had
+                here = answered[..., None]
+                sent = {name: torch.where(here, m, 0.0) for name, m in sent.items()}
+                kept = {name: torch.where(here, m, before[name]) for name, m in kept.items()}
+            up += 4 * sum(m.shape[-1] for m in sent.values())
+            down += 4 * sum(held[name].shape[-1] for name in sent if name in held)
+            served = serve(algorithm, f, held, moments, sent, weight, share, t)
+            held, moments = served if answered is None else _where(number > 0, served, (held, moments))
+            store.put(who, kept)
+        ok = _finite(held) & _finite(kept)
+        diverged = torch.where(ok | (state.diverged >= 0), state.diverged, state.round + 1)
+        state = State(state.round + 1, held, moments, diverged, heard, state.answers + number, up, down, places)
 
 
-def finite(models: Tensor) -> Tensor:
-    """Runs (R,) in which every number of the models (R, C, .) is finite."""
-    return models.abs().amax((1, 2)) < torch.inf
+Served = tuple[Tree, dict[str, Moments]]
 
 
-def average(sent: Tensor, clients: Clients, ids: Tensor, weights: str, values: int) -> Tensor:
-    """The mean over clients (R, C, Q) -> (R, 1, Q), uniform or by the clients' sizes."""
-    if weights == "uniform":
-        return sent.mean(1, keepdim=True)
-    size = clients.sizes.gather(1, ids).repeat(values, 1)[..., None]
-    return (sent * (size / size.sum(1, keepdim=True))).sum(1, keepdim=True)
+def _where(runs: Tensor, new: Served, old: Served) -> Served:
+    """Where nobody answered, in runs (R,), a server stays as it was."""
+    here = runs[:, None, None]
+    held = {name: torch.where(here, m, old[0][name]) for name, m in new[0].items()}
+    moments = {
+        name: tuple(torch.where(here, m, before) for m, before in zip(now, old[1][name], strict=True))
+        for name, now in new[1].items()
+    }
+    return held, moments
+
+
+def _finite(tree: Tree) -> Tensor | bool:
+    """Runs (R,) in which every number of the tree (R, C, .) is finite."""
+    ok: Tensor | bool = True
+    for t in tree.values():
+        ok = (t.abs().amax((1, 2)) < torch.inf) & ok
+    return ok

@@ -2,41 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from fmlab.algorithms.base import Algorithm
-from fmlab.data import Clients
+from fmlab.data import Clients, Tree
 from fmlab.engine import tile
-from fmlab.gradients import Objective
+from fmlab.objective import Objective
 
 CHUNK = 2**26  # numbers in one chunk of personal models, so that large models are scored within bounded memory
 
 
 @dataclass(frozen=True)
 class Scores:
-    """After 0..steps adaptation steps: query loss and, for classification, share correct (R, clients, steps + 1)."""
+    """Query loss and, for classification, share correct (R, clients, ...)."""
 
     loss: Tensor
     accuracy: Tensor | None
 
 
 @torch.no_grad()
-def evaluate(algorithm: Algorithm, f: Objective, server: Tensor, clients: Clients, steps: int) -> Scores:
-    """Score ``server`` (R, 1, Q) on every client. ``algorithm`` has its sweeps already spread over the R runs."""
-    values = len(server) // len(clients.sizes)
-    per = max(1, CHUNK // server.numel())
+def evaluate(algorithm: Algorithm, f: Objective, held: Tree, clients: Clients, steps: int) -> Scores:
+    """What the server holds (R, 1, .), scored on every client after 0..steps adaptation steps: (R, clients, steps + 1).
+
+    ``algorithm`` has its sweeps already spread over the R runs.
+    """
+    f = algorithm.objective(f)
+    runs, size = len(next(iter(held.values()))), sum(t.numel() for t in held.values())
+    values = runs // len(clients.sizes)
     losses: list[Tensor] = []
     hits: list[Tensor] = []
-    for first in range(0, clients.number, per):
-        ids = torch.arange(first, min(first + per, clients.number), device=server.device)
-        whole = per >= clients.number
+    for ids in _chunks(clients, size):
+        whole = len(ids) == clients.number
         support, query = clients.everyone() if whole else clients.take(ids.expand(len(clients.sizes), -1))[:2]
         support, query = tile(support, values), tile(query, values)
-        w = server.expand(-1, len(ids), -1)
-        scores = list(f.scores(algorithm.adapt(f, w, support, steps), query))
+        here = {name: t.expand(-1, len(ids), -1) for name, t in held.items()}
+        scores = list(f.scores(algorithm.adapt(f, here, support, steps), query))
         losses.append(torch.stack([s[0] for s in scores], -1))
         right = [s[1] for s in scores if s[1] is not None]
         if right:
@@ -45,12 +49,25 @@ def evaluate(algorithm: Algorithm, f: Objective, server: Tensor, clients: Client
 
 
 @torch.no_grad()
-def personal(f: Objective, kept: Tensor, clients: Clients) -> Tensor:
-    """Query loss (R, N) of models that are the clients' own already (R, N, P), without adaptation."""
-    values, per = len(kept) // len(clients.sizes), max(1, CHUNK // (len(kept) * kept.shape[-1]))
-    parts = []
-    for first in range(0, clients.number, per):
-        ids = torch.arange(first, min(first + per, clients.number), device=kept.device)
+def personal(algorithm: Algorithm, f: Objective, held: Tree, kept: Tree, clients: Clients) -> Scores | None:
+    """The models that participating clients use now, without adaptation: (R, N); None where the method has none.
+
+    held (R, 1, .), kept (R, N, .).
+    """
+    f = algorithm.objective(f)
+    runs, size = len(next(iter(held.values()))), sum(t.numel() for t in held.values())
+    parts: list[tuple[Tensor, Tensor | None]] = []
+    for ids in _chunks(clients, size):
+        theirs = {name: t[:, ids] for name, t in kept.items()}
+        models = algorithm.personal(f, {name: t.expand(-1, len(ids), -1) for name, t in held.items()}, theirs)
+        if models is None:
+            return None
         _, query, _ = clients.take(ids.expand(len(clients.sizes), -1))
-        parts.append(f(kept[:, ids], tile(query, values)))
-    return torch.cat(parts, 1)
+        parts += f.scores([models], tile(query, runs // len(clients.sizes)))
+    hits = [right for _, right in parts if right is not None]
+    return Scores(torch.cat([loss for loss, _ in parts], 1), torch.cat(hits, 1) if hits else None)
+
+
+def _chunks(clients: Clients, size: int) -> Iterator[Tensor]:
+    """Clients by their places, as many at once as have room when each needs ``size`` numbers."""
+    return iter(torch.arange(clients.number, device=clients.sizes.device).split(max(1, CHUNK // size)))

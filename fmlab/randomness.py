@@ -12,10 +12,39 @@ import torch
 from torch import Tensor
 
 
-def generator(purpose: str, *key: int | str) -> torch.Generator:
-    """A CPU generator for one purpose; ``key`` is usually (seed, round, ...)."""
+def number(purpose: str, *key: int | str) -> int:
+    """63 bits for one purpose; ``key`` is usually (seed, round, ...)."""
     digest = blake2b("/".join(map(str, (purpose, *key))).encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+    return int.from_bytes(digest, "little") >> 1
+
+
+def generator(purpose: str, *key: int | str) -> torch.Generator:
+    """A CPU generator for one purpose."""
+    return torch.Generator().manual_seed(number(purpose, *key))
+
+
+def scattered(counters: Tensor) -> Tensor:
+    """Different int64 become independent-looking ones, each by itself and the same on every machine: the last mixing
+    of SplitMix64 (Steele, Lea and Flood 2014, fig. 15). So what is drawn for a client does not depend on its company.
+    """
+    z = (counters ^ _logical_shift(counters, 30)) * -0x40A7B892E31B1A47  # 0xBF58476D1CE4E5B9 as a signed number
+    z = (z ^ _logical_shift(z, 27)) * -0x6B2FB644ECCEEE15  # 0x94D049BB133111EB
+    return z ^ _logical_shift(z, 31)
+
+
+def _logical_shift(z: Tensor, bits: int) -> Tensor:
+    return (z >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def numbered(*axes: Tensor) -> Tensor:
+    """One int64 for each place in axes that broadcast (client, example, ...), to be added to a ``number``."""
+    odd = (-0x61C8864680B583EB, -0x3D4D51C2D82B14B1, 0x165667B19E3779F9)  # far apart, so that sums of small ones differ
+    return sum((axis + 1) * factor for axis, factor in zip(axes, odd, strict=False))  # type: ignore[return-value]
+
+
+def fraction(scattered: Tensor) -> Tensor:
+    """int64 -> float64 uniform on [0, 1)."""
+    return _logical_shift(scattered, 11).to(torch.float64) * 2.0**-53
 
 
 def shuffled(n: int, purpose: str, *key: int | str) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from fmlab.algorithms import Algorithm
-from fmlab.data import Clients, Examples, stack
-from fmlab.declare import sweep_length
-from fmlab.engine import Sampler, State, rounds
-from fmlab.gradients import Objective
+from fmlab.data import Batch, Clients, Examples, stack
+from fmlab.declare import pick, step_sizes, sweep_length
+from fmlab.engine import Sampler, State, Store, rounds, work
+from fmlab.objective import Objective
 from fmlab.populations import Population
 from fmlab.randomness import generator
 
@@ -26,6 +26,8 @@ DEFAULTS: dict[str, Any] = {
     "evaluations": 10,
     "model": None,
     "weights": "uniform",
+    "transforms": (),
+    "dropout": 0.0,
     "tune": False,
     "dtype": None,
     "device": "cpu",
@@ -58,7 +60,7 @@ class Setup:
     def evaluated(self) -> list[int]:
         """The rounds after which the learning curves are taken: 0, ..., the last."""
         last, n = self.config["rounds"], self.config["evaluations"]
-        return sorted({round(last * k / n) for k in range(n + 1)})
+        return sorted({round(last * k / n) for k in range(n + 1)}) if isinstance(n, int) else list(n)
 
     @cached_property
     def start(self) -> Tensor:
@@ -86,8 +88,8 @@ class Setup:
     def sampler(self) -> Sampler:
         return Sampler(self.training, self.config["seeds"], self.config["clients_per_round"])
 
-    def run(self, algorithm: Algorithm) -> Iterator[State]:
-        """The rounds of one algorithm, without end."""
+    def run(self, algorithm: Algorithm, store: Store | None = None, state: State | None = None) -> Iterator[State]:
+        """The rounds of one algorithm, without end; from ``state`` on, with the ``store`` as it was then."""
         return rounds(
             algorithm,
             self.objective,
@@ -96,14 +98,16 @@ class Setup:
             seeds=self.config["seeds"],
             per_round=self.config["clients_per_round"],
             weights=self.config["weights"],
+            transforms=self.config["transforms"],
+            dropout=self.config["dropout"],
             sampler=self.sampler,
+            store=store,
+            state=state,
         )
 
     def forget(self) -> None:
         """Give the closed form's memory back; a study may be kept for long, and makes anew what it needs again."""
-        backprop = getattr(self.objective, "backprop", None)
-        if backprop is not None:
-            backprop.forget()
+        self.objective.forget()
 
     def _draw(self, split: str) -> Clients:
         drawn = stack([self.population.draw(split, s) for s in self.config["seeds"]])
@@ -126,9 +130,10 @@ def prepare(algorithms: Sequence[Algorithm] | Mapping[str, Algorithm], clients: 
     config: dict[str, Any] = {"algorithms": _named(algorithms), "clients": clients} | DEFAULTS | options
     if not isinstance(clients, Population):
         raise TypeError(f"clients = {clients!r} is not a population; give for example fm.Sines(heterogeneity=0.5)")
+    config["evaluations"] = _evaluations(config["evaluations"], config["rounds"])
     for name in ("rounds", "clients_per_round", "steps", "evaluations"):
         value = config[name]
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        if not _whole(value) and not (name == "evaluations" and isinstance(value, tuple)):
             raise ValueError(f"{name} = {value!r} is not a whole number >= 1")
     if config["clients_per_round"] > clients.n_clients:
         raise ValueError(
@@ -137,13 +142,47 @@ def prepare(algorithms: Sequence[Algorithm] | Mapping[str, Algorithm], clients: 
         )
     if config["weights"] not in ("uniform", "size"):
         raise ValueError(f"weights = {config['weights']!r} is neither 'uniform' nor 'size'")
+    dropout = config["dropout"]
+    if not isinstance(dropout, (int, float)) or isinstance(dropout, bool) or not 0 <= dropout < 1:
+        raise ValueError(f"dropout = {dropout!r} is not a number in [0, 1): the share of clients that never answer")
+    config["transforms"] = _transforms(config["transforms"])
     config["dtype"] = config["dtype"] or torch.get_default_dtype()
     if config["dtype"] not in (torch.float32, torch.float64):
         raise ValueError(f"dtype = {config['dtype']!r} is neither torch.float32 nor torch.float64")
     config["seeds"] = _seeds(config["seeds"])
     setup = Setup(config)
     _check_fit(setup)
+    for name, a in setup.algorithms.items():
+        _check_round(name, a, setup)
     return setup
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _evaluations(value: Any, rounds: Any) -> Any:
+    """A number, or the rounds themselves: from 0 to the last, in order."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
+        return value
+    asked = tuple(value)
+    rising = all(type(t) is int for t in asked) and list(asked) == sorted(set(asked))
+    if not rising or asked[:1] != (0,) or asked[-1] != rounds:
+        raise ValueError(
+            f"evaluations = {value!r}: rounds are given in rising order, from 0 to the last, {rounds!r}; "
+            "or a whole number says how many, evenly over the rounds"
+        )
+    return asked
+
+
+def _transforms(value: Any) -> tuple[Any, ...]:
+    given = (value,) if callable(value) else tuple(value) if isinstance(value, Sequence) else (value,)
+    for t in given:
+        if not callable(t) or isinstance(t, type):
+            raise TypeError(
+                f"transforms holds {t!r}, which is not a function (sent, batch) -> sent; give a list of functions"
+            )
+    return given
 
 
 def _named(algorithms: Sequence[Algorithm] | Mapping[str, Algorithm]) -> dict[str, Algorithm]:
@@ -198,3 +237,30 @@ def _check_fit(setup: Setup) -> None:
         ) from problem
     if loss.shape != first.shape:
         raise ValueError(f"the objective gave losses of shape {tuple(loss.shape)}, not (runs, clients)")
+
+
+@torch.no_grad()
+def _check_round(name: str, algorithm: Algorithm, setup: Setup) -> None:
+    """One client's half of a round, with any step size: the method fits the model, and every transform what is sent."""
+    a = pick(algorithm, 0)
+    a = replace(a, **{f: 1e-3 for f in step_sizes(a) if getattr(a, f) is None})
+    try:
+        f = a.objective(setup.objective)
+        held, kept = a.start(f, setup.start[:1, None])
+    except ValueError as problem:
+        raise ValueError(f"{name} = {algorithm!r} cannot train {setup.model!r}: {problem}") from problem
+    if not setup.config["transforms"]:
+        return
+    first = torch.zeros(len(setup.config["seeds"]), 1, dtype=torch.int64, device=setup.config["device"])
+    support, query, _ = (e.map(lambda t: t[:1]) for e in setup.training.take(first))
+    batch = Batch(support, query, setup.config["seeds"][:1], ids=setup.training.called(first)[:1])
+    sent, _ = work(a, f, held, kept, batch)
+    for transform in setup.config["transforms"] if sent else ():
+        after = transform(sent, batch)
+        shapes, wanted = ({k: tuple(t.shape) for k, t in tree.items()} for tree in (after, sent))
+        if shapes != wanted:
+            raise ValueError(
+                f"the transform {transform!r} makes {shapes} of {name}'s message {wanted}; "
+                "return the same names and shapes"
+            )
+        sent = after

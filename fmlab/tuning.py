@@ -12,27 +12,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
 from importlib.resources import files
 from itertools import islice
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from fmlab.algorithms import Algorithm
-from fmlab.declare import Sweep, pick, spread, sweep_length, sweeps
-from fmlab.evaluation import evaluate, personal
+from fmlab.data import Tree
+from fmlab.declare import Sweep, pick, spread, step_sizes, sweep_length, sweeps
+from fmlab.evaluation import evaluate
 from fmlab.setup import Setup
 
 GRID = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 RECORDED: dict[str, dict[str, dict[str, float]]] = json.loads(files("fmlab").joinpath("recorded.json").read_text())
-
-
-def step_size_fields(algorithm: Algorithm) -> list[str]:
-    """The fields that None may stand in for and that have a logarithmic scale: step sizes."""
-    known = ((f.name, f.metadata.get("hyper")) for f in fields(algorithm))
-    return [name for name, h in known if h is not None and h.optional and h.log]
 
 
 def recorded(setup: Setup) -> Setup:
@@ -43,7 +37,7 @@ def recorded(setup: Setup) -> Setup:
     filled = {}
     for name, a in setup.algorithms.items():
         found = RECORDED.get(type(setup.population).__name__, {}).get(type(a).__name__, {})
-        missing = [f for f in step_size_fields(a) if getattr(a, f) is None]
+        missing = [f for f in step_sizes(a) if getattr(a, f) is None]
         for f in missing:
             if f not in found:
                 raise ValueError(
@@ -66,9 +60,8 @@ def search(algorithm: Algorithm, setup: Setup) -> Algorithm:
         raise ValueError(
             f"{type(algorithm).__name__} is swept and tune=True would sweep its step sizes; do one at a time"
         )
-    names = step_size_fields(algorithm)
-    training = [f for f in names if f != "adapt_lr"]
-    best = replace(algorithm, **{f: GRID[len(GRID) // 3] for f in names})
+    training = step_sizes(algorithm, ("training",))
+    best = replace(algorithm, **{f: GRID[len(GRID) // 3] for f in step_sizes(algorithm)})
     for name in training * (2 if len(training) > 1 else 1):
         best = min(_scores(replace(best, **{name: Sweep(GRID)}), setup), key=lambda s: s[0])[1]
     return best if training else min(_scores(best, setup), key=lambda s: s[0])[1]
@@ -76,11 +69,11 @@ def search(algorithm: Algorithm, setup: Setup) -> Algorithm:
 
 def _scores(algorithm: Algorithm, setup: Setup) -> Iterator[tuple[float, Algorithm]]:
     """Train once for all swept values, then score every adaptation step size."""
-    server, useless = _trained(algorithm, setup), _useless(setup)
-    for adapt_lr in GRID if "adapt_lr" in step_size_fields(algorithm) else (None,):
-        chosen: dict[str, Any] = {} if adapt_lr is None else {"adapt_lr": adapt_lr}
-        tried = replace(algorithm, **chosen)
-        for value, s in enumerate(_validate(tried, setup, server, useless)):
+    held, useless = _trained(algorithm, setup), _useless(setup)
+    adaptation = step_sizes(algorithm, ("adaptation",))
+    for size in GRID if adaptation else (None,):
+        tried = replace(algorithm, **dict.fromkeys(adaptation, size))
+        for value, s in enumerate(_validate(tried, setup, held, useless)):
             yield s, pick(tried, value)
 
 
@@ -99,14 +92,15 @@ def rank(loss: Tensor, useless: float) -> Tensor:
 def _useless(setup: Setup) -> float:
     """Ten times the validation clients' mean loss of the fresh models."""
     fresh = setup.start[:, None].expand(-1, setup.validation.number, -1)
-    return 10 * float(personal(setup.objective, fresh, setup.validation).mean())
+    ((loss, _),) = setup.objective.scores([fresh], setup.validation.everyone()[1])
+    return 10 * float(loss.mean())
 
 
-def _trained(algorithm: Algorithm, setup: Setup) -> Tensor:
-    return next(islice(setup.run(algorithm), setup.config["rounds"], None)).server
+def _trained(algorithm: Algorithm, setup: Setup) -> Tree:
+    return next(islice(setup.run(algorithm), setup.config["rounds"], None)).held
 
 
-def _validate(algorithm: Algorithm, setup: Setup, server: Tensor, useless: float) -> list[float]:
+def _validate(algorithm: Algorithm, setup: Setup, held: Tree, useless: float) -> list[float]:
     wide = spread(algorithm, len(setup.config["seeds"]), setup.start.dtype, setup.start.device)
-    loss = evaluate(wide, setup.objective, server, setup.validation, setup.config["steps"]).loss
+    loss = evaluate(wide, setup.objective, held, setup.validation, setup.config["steps"]).loss
     return rank(loss[..., 1:].unflatten(0, (sweep_length(algorithm), -1)), useless).tolist()

@@ -1,13 +1,15 @@
 """What the tests of the core share: random federated problems, and whole runs without an evaluation."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from itertools import islice
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from fmlab.data import Batch, examples
-from fmlab.engine import rounds
+from fmlab.declare import step_sizes
+from fmlab.engine import Store, rounds
 from fmlab.losses import CrossEntropy, SquaredError
 from fmlab.models import MLP
 from fmlab.objective import Empirical
@@ -40,19 +42,27 @@ def _problem(sizes=(2, 5, 3), *, runs=2, clients=3, support=4, query=6, classes=
 
 def _filled(algorithm, value=0.005):
     """The algorithm with every step size that is None set to ``value``."""
-    hypers = {f.name: f.metadata.get("hyper") for f in fields(algorithm)}
-    empty = [n for n, h in hypers.items() if h and h.optional and h.log and getattr(algorithm, n) is None]
-    return replace(algorithm, **dict.fromkeys(empty, value))
+    return replace(algorithm, **{f: value for f in step_sizes(algorithm) if getattr(algorithm, f) is None})
 
 
-def _train(algorithm, population, last=3, *, seeds=(0,), per_round=None, weights="uniform", dtype=torch.float64):
+def _after(last, algorithm, f, clients, start, **options):
+    """The state after ``last`` rounds, beside it ``server``, all that is held in one tensor (R, 1, .), and ``kept``."""
+    store = Store()
+    state = next(islice(rounds(algorithm, f, clients, start, store=store, **options), last, None))
+    server = torch.cat(list(state.held.values()), -1)
+    return SimpleNamespace(**vars(state), server=server, kept=dict(store.kept), state=state)
+
+
+def _train(algorithm, population, last=3, *, seeds=(0,), per_round=None, dtype=torch.float64, model=None, **options):
     """(the state after ``last`` rounds, the setup)."""
-    setup = prepare([algorithm], population, seeds=seeds, clients_per_round=1, dtype=dtype)
-    run = rounds(
-        algorithm, setup.objective, setup.training, setup.start,
-        seeds=setup.config["seeds"], per_round=per_round or population.n_clients, weights=weights,
-    )  # fmt: skip
-    return next(islice(run, last, None)), setup
+    setup = prepare([algorithm], population, seeds=seeds, clients_per_round=1, dtype=dtype, model=model)
+    options |= {"seeds": setup.config["seeds"], "per_round": per_round or population.n_clients}
+    return _after(last, algorithm, setup.objective, setup.training, setup.start, **options), setup
+
+
+@pytest.fixture(scope="session")
+def after():
+    return _after
 
 
 @pytest.fixture(scope="session")

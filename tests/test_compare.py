@@ -30,7 +30,7 @@ def test_shapes_of_the_contract(study):
         assert study.adaptation[name].shape == study.adaptation[name].shape == (2, 7, 3)
         assert study.history[name].shape == (2, 3)
         assert study.participating[name].shape == (2, 30, 3)
-        assert study.servers[name].shape == (2, 1, 1761)
+        assert study.held[name]["model"].shape == (2, 1, 1761)
     assert {k: v.shape for k, v in study.baselines.items()} == {"trivial": (2, 7), "local only": (2, 7)}
     assert torch.equal(study.history["FedAvg"][:, -1], study.adaptation["FedAvg"][..., -1].mean(-1))
 
@@ -57,7 +57,7 @@ def test_every_seed_is_the_same_alone_and_in_company(study):
 def test_evaluating_more_often_changes_nothing(study):
     often = fm.compare(BOTH, POPULATION, **(SHORT | {"evaluations": 4}))
     for name in study.names:
-        assert torch.equal(often.servers[name], study.servers[name])
+        assert torch.equal(often.held[name]["model"], study.held[name]["model"])
         assert torch.equal(often.adaptation[name], study.adaptation[name])
 
 
@@ -207,7 +207,7 @@ def test_models_of_any_round_come_without_an_evaluation():
     assert [s.rounds.tolist() for s in seen] == [[0], [0], [0, 2], [0, 2], [0, 2, 4]]  # round 2 is evaluated anyway
     short = fm.compare(BOTH, POPULATION, **SHORT | {"rounds": 3, "evaluations": 1})
     for name in short.names:
-        assert torch.equal(seen[3].servers[name], short.servers[name])
+        assert torch.equal(seen[3].held[name]["model"], short.held[name]["model"])
         assert torch.equal(seen[3].adaptation[name], seen[2].adaptation[name])
 
 

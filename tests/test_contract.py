@@ -5,7 +5,6 @@ Step sizes are given here, so that no recorded search is needed; populations are
 
 import math
 from dataclasses import fields, replace
-from itertools import islice
 
 import pytest
 import torch
@@ -15,9 +14,9 @@ from torch.testing import assert_close
 
 import fmlab as fm
 from fmlab.data import Batch
-from fmlab.declare import pick, spread, sweep_length
-from fmlab.engine import rounds
-from fmlab.evaluation import evaluate
+from fmlab.declare import lanes, pick, spread, sweep_length
+from fmlab.evaluation import evaluate, personal
+from fmlab.objective import Objective
 from fmlab.setup import prepare
 
 CLOSE = {"rtol": 1e-8, "atol": 1e-8}
@@ -49,97 +48,127 @@ def algorithm(request, filled):
     return filled(request.param)
 
 
-def run(algorithm, setup, last, per_round=3):
-    states = rounds(algorithm, setup.objective, setup.training, setup.start, seeds=(0,), per_round=per_round)
-    return next(islice(states, last, None))
+@pytest.fixture(scope="session")
+def run(after):
+    def go(algorithm, setup, last, per_round=3):
+        given = setup.objective, setup.training, setup.start
+        return after(last, algorithm, *given, seeds=(0,), per_round=per_round)
+
+    return go
+
+
+@pytest.fixture
+def fits(algorithm, setup):
+    """Skips a method that the population's model gives no meaning, and has a test of its own saying so."""
+    try:
+        algorithm.start(algorithm.objective(setup.objective), setup.start[:, None])
+    except ValueError as reason:
+        pytest.skip(f"{type(algorithm).__name__}: {reason}")
 
 
 def one_round(algorithm, setup):
-    """What ``local`` is given: the server's start at every client, what they keep, and all their data."""
-    server, kept = algorithm.init(setup.start[:, None], setup.training.number)
-    return server.expand(-1, setup.training.number, -1), kept, Batch(*setup.training.everyone())
+    """What ``local`` is given: f, the server's start at every client, what they keep, and all their data."""
+    n, f = setup.training.number, algorithm.objective(setup.objective)
+    held, kept = algorithm.start(f, setup.start[:, None])
+    wide = ({name: t.expand(-1, n, -1) for name, t in tree.items()} for tree in (held, kept))
+    return f, *wide, Batch(*setup.training.everyone())
 
 
-def copies(*tensors):
-    return [None if t is None else t.clone() for t in tensors]
+def copies(*trees):
+    return [{name: t.clone() for name, t in tree.items()} for tree in trees]
 
 
 def same(a, b):
-    return all((x is None and y is None) or torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    return all(x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x) for x, y in zip(a, b, strict=True))
 
 
-def test_pure_finite_and_deterministic(setup, algorithm):
-    server, kept, batch = one_round(algorithm, setup)
-    given_ = (server, kept, *batch.support, *batch.query)
+def finite(tree):
+    return all(bool(t.isfinite().all()) for t in tree.values())
+
+
+def test_pure_finite_and_deterministic(setup, algorithm, fits):
+    f, held, kept, batch = one_round(algorithm, setup)
+    given_ = (held, kept, batch.support._asdict(), batch.query._asdict())
     before, stream = copies(*given_), torch.random.get_rng_state()
-    first = algorithm.local(setup.objective, server, kept, batch)
-    second = algorithm.local(setup.objective, server, kept, batch)
-    adapted = list(algorithm.adapt(setup.objective, server, batch.support, 2))
+    first = algorithm.local(f, held, kept, batch)
+    second = algorithm.local(f, held, kept, batch)
+    adapted = list(algorithm.adapt(f, held, batch.support, 2))
     assert same(before, given_), "local or adapt changed what it was given"
     assert torch.equal(stream, torch.random.get_rng_state()), "local or adapt drew from the global stream"
     assert same(first, second)
-    assert all(t is None or t.isfinite().all() for t in first)
+    assert all(map(finite, first))
+    sizes = {u.shape for u in adapted}
     assert len(adapted) == 3
-    assert all(u.shape == (1, 5, setup.model.size) and u.isfinite().all() for u in adapted)
+    assert len(sizes) == 1
+    assert all(u.isfinite().all() for u in adapted)
     sent, kept_after = first
-    assert sent is None or sent.shape == server.shape
-    assert (kept is None) is (kept_after is None)
-    assert kept is None or kept_after.shape == kept.shape
+    assert {name: t.shape for name, t in kept_after.items()} == {name: t.shape for name, t in kept.items()}
+    assert all(t.shape[:2] == (1, 5) for t in sent.values())
+    assert set(algorithm.learned) <= set(held)
+    own = algorithm.personal(f, held, kept_after)
+    assert own is None or own.shape == adapted[0].shape
 
 
-def test_descends(setup, algorithm):
-    """Training lowers the participating clients' loss after adaptation, or that of the models they keep."""
-    f, before, after = setup.objective, run(algorithm, setup, 0, 5), run(algorithm, setup, 15, 5)
+def test_descends(setup, algorithm, fits, run):
+    """Training lowers the participating clients' loss after adaptation, or that of their own models."""
+    f, before, later = algorithm.objective(setup.objective), run(algorithm, setup, 0, 5), run(algorithm, setup, 15, 5)
     both = Batch(*setup.training.everyone()).both
-    if after.bytes_per_client > 0:
-        adapted = [
-            f(list(algorithm.adapt(f, s.server.expand(-1, 5, -1), both, 1))[-1], both).mean() for s in (before, after)
-        ]
+    wide = [{name: t.expand(-1, 5, -1) for name, t in s.held.items()} for s in (before, later)]
+    if later.up > 0:
+        adapted = [f(list(algorithm.adapt(f, held, both, 1))[-1], both).mean() for held in wide]
         assert adapted[1] < adapted[0]
     else:
-        assert torch.equal(after.server, before.server)
-    if after.kept is not None and after.kept.shape[-1] == setup.model.size:
-        assert (f(after.kept, both) < f(setup.start[:, None].expand(-1, 5, -1), both)).all()
+        assert torch.equal(later.server, before.server)
+    own = [algorithm.personal(f, held, s.kept) for held, s in zip(wide, (before, later), strict=True)]
+    if own[0] is not None:
+        assert f(own[1], both).mean() < f(own[0], both).mean()
 
 
-def test_scores_every_unseen_client_after_every_step(setup, algorithm):
+def test_scores_every_unseen_client_after_every_step(setup, algorithm, fits, run):
     state = run(algorithm, setup, 2)
-    scores = evaluate(algorithm, setup.objective, state.server, setup.unseen, 2)
+    scores = evaluate(algorithm, setup.objective, state.held, setup.unseen, 2)
     assert scores.loss.shape == (1, 3, 3)
     assert scores.loss.isfinite().all()
     if scores.accuracy is not None:
         assert ((scores.accuracy >= 0) & (scores.accuracy <= 1)).all()
+    own = personal(algorithm, setup.objective, state.held, state.kept, setup.participating)
+    assert own is None or (own.loss.shape == (1, 5) and own.loss.isfinite().all())
+
+
+class Counting(Objective):
+    """Counts gradients, a Hessian-vector product as two; every step and meta-gradient is the formula's."""
+
+    def __init__(self, f):
+        self.f, self.calls = f, 0
+
+    @property
+    def head(self):
+        return self.f.head
+
+    def __call__(self, w, data):
+        return self.f(w, data)
+
+    def gradient(self, w, data):
+        self.calls += 1
+        return self.f.gradient(w, data)
+
+    def linearize(self, w, data):
+        self.calls += 1
+        g, product = self.f.linearize(w, data)
+
+        def counted(v):
+            self.calls += 2
+            return product(v)
+
+        return g, counted
 
 
 def test_says_what_a_round_costs(algorithm):
     """Gradient evaluations are counted, a Hessian-vector product as two: once the real calls are."""
-
-    class Counting:
-        calls = 0
-
-        def __init__(self, f):
-            self.f = f
-
-        def __call__(self, w, data):
-            return self.f(w, data)
-
-        def gradient(self, w, data):
-            self.calls += 1
-            return self.f.gradient(w, data)
-
-        def linearize(self, w, data):
-            self.calls += 1
-            g, product = self.f.linearize(w, data)
-
-            def counted(v):
-                self.calls += 2
-                return product(v)
-
-            return g, counted
-
     small = prepare([fm.FedAvg()], fm.Sines(**SMALL), seeds=[0], clients_per_round=1)
-    counting = Counting(small.objective)
-    algorithm.local(counting, *one_round(algorithm, small))
+    f, *given = one_round(algorithm, small)
+    counting = Counting(f)
+    algorithm.local(counting, *given)
     assert counting.calls == algorithm.evaluations()
 
 
@@ -186,45 +215,54 @@ def sweepable(ours):
     return [pytest.param(*row, id=f"{row[0].__name__}-{row[1]}") for row in rows + (flags if ours else [])]
 
 
-def check_sweep(a, dotted, h, setup):
+def check_sweep(a, dotted, h, setup, run):
     swept = put(a, dotted, fm.sweep(*(values_of(a, dotted, h) if h else FLAG)))
     assert sweep_length(swept) == 2
-    together = run(swept, setup, 2)
-    wide = spread(swept, 1, torch.float64, torch.device("cpu"))
-    scores = evaluate(wide, setup.objective, together.server, setup.unseen, 1).loss
-    spent = torch.as_tensor(wide.evaluations()).flatten().expand(2)
+    parts = lanes(swept)
+    assert parts == ([swept] if h and not h.whole else [pick(swept, 0), pick(swept, 1)])
+    together = [run(part, setup, 2) for part in parts]
+    server = torch.cat([state.server for state in together])
+    scores = [
+        evaluate(spread(part, 1, torch.float64, torch.device("cpu")), setup.objective, state.held, setup.unseen, 1).loss
+        for part, state in zip(parts, together, strict=True)
+    ]
     for i in range(2):
         one = pick(swept, i)
         alone = run(one, setup, 2)
-        assert_close(together.server[i : i + 1], alone.server, **CLOSE)
-        assert_close(scores[i : i + 1], evaluate(one, setup.objective, alone.server, setup.unseen, 1).loss, **CLOSE)
-        assert spent[i] == one.evaluations()
-        if together.kept is not None:
-            assert_close(together.kept[i : i + 1], alone.kept, **CLOSE)
+        assert_close(server[i : i + 1], alone.server, **CLOSE)
+        loss = evaluate(one, setup.objective, alone.held, setup.unseen, 1).loss
+        assert_close(torch.cat(scores)[i : i + 1], loss, **CLOSE)
+        for name, t in alone.kept.items():
+            assert_close(torch.cat([s.kept[name] for s in together])[i : i + 1], t, **CLOSE)
 
 
 @pytest.mark.parametrize(("cls", "dotted", "h"), sweepable(ours=True))
-def test_a_sweep_is_its_values_each_alone(setup, filled, cls, dotted, h):
-    check_sweep(filled(cls()), dotted, h, setup)
+def test_a_sweep_is_its_values_each_alone(setup, filled, run, cls, dotted, h):
+    a = filled(cls())
+    try:
+        a.start(a.objective(setup.objective), setup.start[:, None])
+    except ValueError as reason:
+        pytest.skip(f"{cls.__name__}: {reason}")
+    check_sweep(a, dotted, h, setup, run)
 
 
 @pytest.mark.parametrize(("cls", "dotted", "h"), sweepable(ours=False))
-def test_a_sweep_of_the_server_is_its_values_each_alone(filled, cls, dotted, h):
-    small = prepare([fm.FedAvg()], fm.Quadratics(**SMALL), seeds=[0], clients_per_round=1)
-    check_sweep(filled(cls()), dotted, h, small)
+def test_a_sweep_of_the_server_is_its_values_each_alone(filled, run, cls, dotted, h):
+    small = prepare([fm.FedAvg()], fm.Sines(**SMALL), seeds=[0], clients_per_round=1)
+    check_sweep(filled(cls()), dotted, h, small, run)
 
 
 ENDS = [pytest.param(c, d, h, id=f"{c.__name__}-{d}") for c in fm.ALGORITHMS for d, h in hypers(c())]
 
 
 @pytest.mark.parametrize(("cls", "dotted", "h"), ENDS)
-def test_both_ends_of_every_range_run_or_are_shown_as_diverged(filled, cls, dotted, h):
+def test_both_ends_of_every_range_run_or_are_shown_as_diverged(filled, run, cls, dotted, h):
     small = prepare([fm.FedAvg()], fm.Sines(**SMALL, support=3, query=3), seeds=[0], clients_per_round=1)
     for value in (h.low, h.high):
         a = put(filled(cls()), dotted, int(value) if h.whole else value)
         state = run(a, small, 2)
-        assert bool(state.server.isfinite().all()) is (state.diverged.item() == -1)
-        assert evaluate(a, small.objective, state.server, small.unseen, 1).loss.shape == (1, 3, 2)
+        assert (finite(state.held) and finite(state.kept)) is (state.diverged.item() == -1)
+        assert evaluate(a, small.objective, state.held, small.unseen, 1).loss.shape == (1, 3, 2)
         for outside in (math.nextafter(h.low, -math.inf), math.nextafter(h.high, math.inf)):
             with pytest.raises(ValueError, match=dotted.rpartition(".")[2]):
                 put(a, dotted, outside)
@@ -249,7 +287,7 @@ def test_a_population_is_a_function_of_seed_split_and_client(population):
 
 @settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
-def test_any_setting_within_the_ranges_runs(filled, data):
+def test_any_setting_within_the_ranges_runs(filled, run, data):
     """Any algorithm at any hyperparameters within reach of a slider: no crash, and divergence is never hidden."""
     a = filled(data.draw(st.sampled_from(fm.ALGORITHMS))())
     for dotted, h in hypers(a):
@@ -260,6 +298,5 @@ def test_any_setting_within_the_ranges_runs(filled, data):
         a = put(a, dotted, data.draw(value, label=dotted))
     small = prepare([fm.FedAvg()], fm.Sines(**SMALL, support=2, query=2), seeds=[0], clients_per_round=1)
     state = run(a, small, 2, data.draw(st.integers(1, 5)))
-    models = [state.server] if state.kept is None else [state.server, state.kept]
-    assert all(bool(m.isfinite().all()) for m in models) is (state.diverged.item() == -1)
+    assert (finite(state.held) and finite(state.kept)) is (state.diverged.item() == -1)
     assert eval(repr(a), vars(fm)) == a

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fmlab as fm
-from fmlab.declare import Declared, choice, hyper, pick, spread, sweep_length, sweeps
+from fmlab.declare import Declared, choice, hyper, lanes, pick, spread, sweep_length, sweeps
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class Inner(Declared):
 class Sample(Declared):
     rate: float = hyper(0.5, symbol="r", low=0.0, high=1.0, text="a rate")
     steps: int = hyper(2, symbol="K", low=1, high=10, whole=True, text="some steps")
-    maybe: float | None = hyper(None, symbol="m", low=0.0, high=1.0, optional=True, text="may be recorded")
+    maybe: float | None = hyper(None, symbol="m", low=0.0, high=1.0, optional=True, text="may be left out")
+    size: float = hyper(None, symbol="e", low=0.0, high=1.0, optional=True, step_size="training", text="a step size")
     shape: int = hyper(3, symbol="n", low=1, high=9, whole=True, sweepable=False, text="a shape")
     flag: bool = choice(False, (False, True), text="a flag")
     kind: str = choice("a", ("a", "b"), text="a kind")
@@ -40,7 +41,8 @@ class Sample(Declared):
         ("rate", fm.sweep(0.1, 2.0), r"Sample\.rate = 2\.0 is outside"),
         ("steps", 0, r"Sample\.steps = 0 is outside \[1, 10\]; give a whole number"),
         ("steps", 2.5, r"Sample\.steps = 2\.5 is not a whole number"),
-        ("maybe", 2.0, r"or None \(the recorded value\)"),
+        ("maybe", 2.0, r"a number in \[0, 1\] or None: may be left out"),
+        ("size", 2.0, r"or None \(the recorded value\)"),
         ("shape", fm.sweep(1, 2), r"Sample\.shape decides a tensor's shape.*run one study for each value"),
         ("flag", "yes", r"Sample\.flag = 'yes' is not one of \(False, True\)"),
         ("kind", "c", r"Sample\.kind = 'c' is not one of \('a', 'b'\)"),
@@ -70,20 +72,21 @@ def test_sweeps_of_unequal_length_are_refused_by_name():
 @given(st.lists(st.floats(0.0, 1.0), min_size=1, max_size=4), st.integers(1, 3), st.data())
 def test_spread_repeats_each_value_for_all_seeds_and_pick_takes_one(values, seeds, data):
     steps = data.draw(st.lists(st.integers(1, 10), min_size=len(values), max_size=len(values)))
-    s = Sample(steps=fm.sweep(*steps), inner=Inner(rate=fm.sweep(*values)))
-    assert sweeps(s) == {"steps": tuple(steps), "inner.rate": tuple(values)}
+    s = Sample(rate=fm.sweep(*values[::-1]), inner=Inner(rate=fm.sweep(*values)))
+    assert sweeps(s) == {"rate": tuple(values[::-1]), "inner.rate": tuple(values)}
     assert sweep_length(s) == len(values)
+    assert lanes(s) == [s]
     wide = spread(s, seeds, torch.float64, torch.device("cpu"))
     assert wide.inner.rate.shape == (len(values) * seeds, 1, 1)
     assert wide.inner.rate.flatten().tolist() == [v for v in values for _ in range(seeds)]
-    for i, (k, v) in enumerate(zip(steps, values, strict=True)):
-        assert pick(s, i) == Sample(steps=k, inner=Inner(rate=v))
+    together = Sample(steps=fm.sweep(*steps), inner=Inner(rate=fm.sweep(*values)))
+    alone = [Sample(steps=k, inner=Inner(rate=v)) for k, v in zip(steps, values, strict=True)]
+    assert [pick(together, i) for i in range(len(values))] == alone
+    assert lanes(together) == alone, "whole numbers train value by value"
 
 
-def test_flags_spread_as_truth_values():
-    wide = spread(Sample(flag=fm.sweep(True, False)), 2, torch.float64, torch.device("cpu"))
-    assert wide.flag.dtype == torch.bool
-    assert wide.flag.flatten().tolist() == [True, True, False, False]
+def test_flags_train_value_by_value():
+    assert lanes(Sample(flag=fm.sweep(True, False))) == [Sample(flag=True), Sample(flag=False)]
 
 
 def test_without_a_sweep_nothing_is_spread():

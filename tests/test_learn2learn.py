@@ -52,8 +52,9 @@ def task(batch, part, client, classes):
 @pytest.mark.parametrize("steps", [1, 5])
 def test_fedmaml_has_learn2learns_meta_gradient(l2l, problem, steps, first_order, classes):
     f, w, batch = problem(SIZES, runs=1, clients=4, classes=classes)
-    server = w[:, :1].expand(-1, 4, -1)
-    ours = fm.FedMAML(inner_steps=steps, inner_lr=0.1, first_order=first_order).local(f, server, None, batch)[0]
+    held = {"model": w[:, :1].expand(-1, 4, -1)}
+    method = fm.FedMAML(inner_steps=steps, inner_lr=0.1, first_order=first_order)
+    ours = method.local(f, held, {}, batch)[0]["model"]
     net = network(w[0, 0])
     maml = l2l.algorithms.MAML(net, lr=0.1, first_order=first_order)
     for client in range(4):
@@ -74,20 +75,21 @@ def test_fedmetasgd_has_learn2learns_meta_gradients(l2l, problem, steps, classes
     for rate in meta.lrs:  # a different step size for every parameter
         rate.data = 0.05 + 0.1 * torch.rand(rate.shape, generator=g, dtype=torch.float64)
     a = row([rate.detach() for rate in meta.lrs])
-    server = torch.cat([w[0, 0], a]).expand(1, 4, -1)
-    ours = fm.FedMetaSGD(inner_steps=steps).local(f, server, None, batch)[0].mean(1)[0]
+    held = {"model": w[:, :1].expand(-1, 4, -1), "rates": a.expand(1, 4, -1)}
+    ours, _ = fm.FedMetaSGD(inner_steps=steps).local(f, held, {}, batch)
     for client in range(4):
         learner = meta.clone()
         for _ in range(steps):
             learner.adapt(task(batch, "support", client, classes)(learner))
         (task(batch, "query", client, classes)(learner) / 4).backward()
     dw, da = row([p.grad for p in net.parameters()]), row([rate.grad for rate in meta.lrs])
-    assert_close(ours, torch.cat([dw, da]), **EXACT)
+    assert_close(ours["model"].mean(1)[0], dw, **EXACT)
+    assert_close(ours["rates"].mean(1)[0], da, **EXACT)
 
 
 def test_adaptation_is_learn2learns(l2l, problem):
     f, w, batch = problem(SIZES, runs=1, clients=1)
-    *_, ours = fm.FedMAML(adapt_lr=0.1).adapt(f, w, batch.support, 3)
+    *_, ours = fm.FedMAML(adapt_lr=0.1).adapt(f, {"model": w}, batch.support, 3)
     learner = l2l.algorithms.MAML(copy.deepcopy(network(w[0, 0])), lr=0.1).clone()
     for _ in range(3):
         learner.adapt(task(batch, "support", 0, False)(learner))

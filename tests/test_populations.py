@@ -4,6 +4,7 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
+from fmlab.servers import SGD
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,7 +14,6 @@ from fmlab.engine import rounds
 from fmlab.gradients import autograd, autograd_linearize, meta_grad
 from fmlab.populations import POPULATIONS
 from fmlab.populations.fewshot import FewShot
-from fmlab.servers import SGD
 
 SPLITS = ("training", "participating", "validation", "unseen")
 SMALL = {"n_clients": 6, "n_validation": 4, "n_unseen": 5}

@@ -9,34 +9,34 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
 from fmlab.algorithms import fields
-from fmlab.algorithms.base import Algorithm, Kept, Sent
-from fmlab.data import Batch, Examples
-from fmlab.gradients import Objective, descend, path
-from fmlab.servers import SGD, Server
+from fmlab.algorithms.base import Algorithm
+from fmlab.data import Batch, Examples, Tree
+from fmlab.objective import Objective
+from fmlab.optimisers import SGD, Optimiser
 
 
 @dataclass(frozen=True)
 class FedAvg(Algorithm):
     local_steps: int = fields.local_steps()
-    lr: float | None = fields.step_size("η", "client step size")
-    adapt_lr: float | None = fields.step_size("α", "fine-tuning step size on unseen clients")
+    lr: float = fields.step_size("η", "client step size")
+    adapt_lr: float = fields.adaptation("α", "fine-tuning step size on unseen clients")
     batch_size: int | None = fields.batch_size()
-    server: Server = SGD()
+    server: Optimiser = SGD()
 
-    def init(self, w: Tensor, n_clients: int) -> tuple[Tensor, Kept]:
-        return w, None
+    def start(self, f: Objective, w: Tensor) -> tuple[Tree, Tree]:
+        return {"model": w}, {}
 
-    def local(self, f: Objective, w: Tensor, kept: Kept, batch: Batch) -> tuple[Sent, Kept]:
-        v = descend(f, w, lambda k: batch.minibatch(k, self.batch_size), self.lr, self.local_steps)
-        return w - v, None
+    def local(self, f: Objective, held: Tree, kept: Tree, batch: Batch) -> tuple[Tree, Tree]:
+        w = held["model"]
+        v = f.descend(w, lambda k: batch.minibatch(k, self.batch_size), self.lr, self.local_steps)
+        return {"model": w - v}, {}
 
-    def adapt(self, f: Objective, w: Tensor, support: Examples, steps: int) -> Iterator[Tensor]:
-        return path(f, w, support, self.adapt_lr, steps)
+    def adapt(self, f: Objective, held: Tree, support: Examples, steps: int) -> Iterator[Tensor]:
+        return f.path(held["model"], support, self.adapt_lr, steps)
 
-    def evaluations(self) -> Any:
+    def evaluations(self) -> int:
         return self.local_steps

@@ -8,34 +8,34 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
 from fmlab.algorithms import fields
-from fmlab.algorithms.base import Algorithm, Kept, Sent
-from fmlab.data import Batch, Examples
+from fmlab.algorithms.base import Algorithm
+from fmlab.data import Batch, Examples, Tree
 from fmlab.declare import choice
-from fmlab.gradients import Objective, meta_grad, path
-from fmlab.servers import Adam, Server
+from fmlab.objective import Objective
+from fmlab.optimisers import Adam, Optimiser
 
 
 @dataclass(frozen=True)
 class FedMAML(Algorithm):
     inner_steps: int = fields.inner_steps()
-    inner_lr: float | None = fields.step_size("α", "inner step size")
+    inner_lr: float = fields.step_size("α", "inner step size")
     first_order: bool = choice(False, (False, True), text="leave the Hessian out")
-    adapt_lr: float | None = fields.step_size("α'", "adaptation step size on unseen clients")
-    server: Server = Adam()
+    adapt_lr: float = fields.adaptation("α'", "adaptation step size on unseen clients")
+    server: Optimiser = Adam()
 
-    def init(self, w: Tensor, n_clients: int) -> tuple[Tensor, Kept]:
-        return w, None
+    def start(self, f: Objective, w: Tensor) -> tuple[Tree, Tree]:
+        return {"model": w}, {}
 
-    def local(self, f: Objective, w: Tensor, kept: Kept, batch: Batch) -> tuple[Sent, Kept]:
-        return meta_grad(f, w, batch.support, batch.query, self.inner_lr, self.inner_steps, self.first_order), None
+    def local(self, f: Objective, held: Tree, kept: Tree, batch: Batch) -> tuple[Tree, Tree]:
+        inner = self.inner_lr, self.inner_steps, self.first_order
+        return {"model": f.meta_gradient(held["model"], batch.support, batch.query, *inner)}, {}
 
-    def adapt(self, f: Objective, w: Tensor, support: Examples, steps: int) -> Iterator[Tensor]:
-        return path(f, w, support, self.adapt_lr, steps)
+    def adapt(self, f: Objective, held: Tree, support: Examples, steps: int) -> Iterator[Tensor]:
+        return f.path(held["model"], support, self.adapt_lr, steps)
 
-    def evaluations(self) -> Any:
-        return self.inner_steps + 1 + 2 * self.inner_steps * (1 - self.first_order * 1)
+    def evaluations(self) -> int:
+        return self.inner_steps + 1 + (0 if self.first_order else 2 * self.inner_steps)

@@ -16,8 +16,17 @@ def inner_steps() -> Any:
 
 
 def step_size(symbol: str, text: str) -> Any:
-    """None is filled from the recorded search."""
-    return hyper(None, symbol=symbol, low=0.0, high=10.0, log=True, optional=True, text=text)
+    """Of training. None, the default, is filled from the recorded search before anything runs."""
+    return _step_size(symbol, text, "training")
+
+
+def adaptation(symbol: str, text: str) -> Any:
+    """Of adaptation to an unseen client, which takes no training to choose. None as in ``step_size``."""
+    return _step_size(symbol, text, "adaptation")
+
+
+def _step_size(symbol: str, text: str, of: str) -> Any:
+    return hyper(None, symbol=symbol, low=0.0, high=10.0, log=True, optional=True, step_size=of, text=text)
 
 
 def batch_size(text: str = "examples a local step; None takes all the client has") -> Any:

@@ -16,48 +16,48 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from fmlab.algorithms import fields
-from fmlab.algorithms.base import Algorithm, Kept, Sent
-from fmlab.data import Batch, Examples
+from fmlab.algorithms.base import Algorithm
+from fmlab.data import Batch, Examples, Tree
 from fmlab.declare import choice, hyper
-from fmlab.gradients import Objective, grad, path, step_sizes
-from fmlab.servers import SGD, Server
+from fmlab.gradients import grad
+from fmlab.objective import Objective
+from fmlab.optimisers import SGD, Optimiser
 
 
 @dataclass(frozen=True)
 class PerFedAvg(Algorithm):
     variant: str = choice("FO", ("FO", "HF"), text="first order, or the Hessian by a difference of gradients")
     local_steps: int = hyper(5, symbol="τ", low=1, high=100, whole=True, text="meta steps a client takes a round")
-    inner_lr: float | None = fields.step_size("α", "step size of the adaptation trained for")
-    lr: float | None = fields.step_size("β", "client step size")
-    adapt_lr: float | None = fields.step_size("α'", "adaptation step size on unseen clients")
+    inner_lr: float = fields.step_size("α", "step size of the adaptation trained for")
+    lr: float = fields.step_size("β", "client step size")
+    adapt_lr: float = fields.adaptation("α'", "adaptation step size on unseen clients")
     batch_size: int | None = fields.batch_size("examples in each minibatch; None takes half of the client's")
-    server: Server = SGD()
+    server: Optimiser = SGD()
 
-    def init(self, w: Tensor, n_clients: int) -> tuple[Tensor, Kept]:
-        return w, None
+    def start(self, f: Objective, w: Tensor) -> tuple[Tree, Tree]:
+        return {"model": w}, {}
 
-    def local(self, f: Objective, w: Tensor, kept: Kept, batch: Batch) -> tuple[Sent, Kept]:
-        alpha: Any = self.inner_lr
-        v = w
-        for k, beta in enumerate(step_sizes(self.lr, self.local_steps)):
+    def local(self, f: Objective, held: Tree, kept: Tree, batch: Batch) -> tuple[Tree, Tree]:
+        alpha, v = self.inner_lr, held["model"]
+        for k in range(self.local_steps):
             d1, d2, d3 = (batch.minibatch(3 * k + j, self.batch_size, share=0.5) for j in range(3))
             g = grad(f, v - alpha * grad(f, v, d1), d2)
             if self.variant == "HF":
                 delta = safe_delta(v, g)
-                g = g - alpha * ((grad(f, v + delta * g, d3) - grad(f, v - delta * g, d3)) / (2 * delta))
-            v = v - beta * g
-        return w - v, None
+                difference = grad(f, v + delta * g, d3) - grad(f, v - delta * g, d3)
+                g = g - alpha * (difference / (2 * delta))
+            v = v - self.lr * g
+        return {"model": held["model"] - v}, {}
 
-    def adapt(self, f: Objective, w: Tensor, support: Examples, steps: int) -> Iterator[Tensor]:
-        return path(f, w, support, self.adapt_lr, steps)
+    def adapt(self, f: Objective, held: Tree, support: Examples, steps: int) -> Iterator[Tensor]:
+        return f.path(held["model"], support, self.adapt_lr, steps)
 
-    def evaluations(self) -> Any:
+    def evaluations(self) -> int:
         return self.local_steps * (4 if self.variant == "HF" else 2)
 
 

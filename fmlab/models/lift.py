@@ -21,10 +21,22 @@ class Lifted:
     shapes: dict[str, torch.Size] = field(repr=False)
     start: Tensor = field(repr=False)  # (P,) the module's own parameters
     unused: nn.Module = field(repr=False)  # a copy never called: functional_call leaves traces where layers are shared
+    head_name: str | None = None
 
     @property
     def size(self) -> int:
         return self.start.numel()
+
+    @property
+    def head(self) -> Tensor:
+        """bool (P,): the parameters of the head. Raises ValueError where no other layer has any."""
+        name = self.head_name
+        if name is None:
+            name = list(self.shapes)[-1].rpartition(".")[0]
+        mine = [key == name or key.startswith(f"{name}.") for key in self.shapes]
+        if not name or all(mine):
+            raise ValueError("the lifted module has one layer, so nothing stands before its head; give it a body too")
+        return torch.cat([torch.full((s.numel(),), on) for s, on in zip(self.shapes.values(), mine, strict=True)])
 
     def init(self, generator: torch.Generator) -> Tensor:
         """float64 (P,): every layer's ``reset_parameters`` under the generator's own seed (the module's values where
@@ -52,11 +64,12 @@ class Lifted:
         return vmap(vmap(one))(w.expand(*x.shape[:2], -1), x)
 
 
-def lift(module: nn.Module) -> Lifted:
+def lift(module: nn.Module, head: str | None = None) -> Lifted:
     """A model from ``module``; the module itself is copied and never changed.
 
+    head: the name of the submodule that is the head (its last layer); None takes the one whose parameters come last.
     Raises ValueError for a layer that mixes examples or keeps a running state (BatchNorm in training mode), for
-    dropout in training mode, and for a module without parameters, each with what to use.
+    dropout in training mode, for a module without parameters, and for a head that is not there, each with what to use.
     """
     for name, m in module.named_modules():
         where = f"{name or 'the module'} ({type(m).__name__})"
@@ -74,5 +87,8 @@ def lift(module: nn.Module) -> Lifted:
     named = dict(module.named_parameters())
     if not named:
         raise ValueError("the module has no parameters to train; lift a module with at least one nn.Parameter")
+    if head is not None and not any(key == head or key.startswith(f"{head}.") for key in named):
+        layers = sorted({key.rpartition(".")[0] for key in named} - {""})
+        raise ValueError(f"head = {head!r} names no submodule with parameters; give one of {layers}")
     start = torch.cat([p.detach().flatten() for p in named.values()])
-    return Lifted(module, {k: p.shape for k, p in named.items()}, start, copy.deepcopy(module))
+    return Lifted(module, {k: p.shape for k, p in named.items()}, start, copy.deepcopy(module), head)

@@ -35,6 +35,14 @@ class MLP:
         """P, the number of parameters."""
         return sum((d + 1) * o for d, o in self.layers)
 
+    @property
+    def head(self) -> Tensor:
+        """bool (P,): the last layer's parameters. Raises ValueError where there is no layer before it."""
+        if len(self.layers) < 2:
+            raise ValueError(f"{self} has one layer, so nothing stands before its head; give it a hidden layer")
+        d, o = self.layers[-1]
+        return torch.arange(self.size) >= self.size - (d + 1) * o
+
     def init(self, generator: torch.Generator) -> Tensor:
         """float64 (P,): weights and biases uniform in +-1/sqrt(inputs), torch's default for nn.Linear."""
         blocks = [

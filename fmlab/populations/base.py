@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from fmlab.data import Clients
 from fmlab.declare import Declared, hyper
-from fmlab.gradients import Objective
 from fmlab.models import Model
+from fmlab.objective import Objective
 
 
 @dataclass(frozen=True)

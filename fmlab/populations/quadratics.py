@@ -16,7 +16,6 @@ uniform weights and no noise, for step sizes at which the method converges.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +26,7 @@ from fmlab.declare import hyper
 from fmlab.gradients import Product
 from fmlab.losses import mean
 from fmlab.models import Model
+from fmlab.objective import Objective
 from fmlab.populations.base import Population
 from fmlab.randomness import normal, uniform
 
@@ -43,7 +43,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Quadratic:
+class Quadratic(Objective):
     """f(w) = sum_j weight_j (w - x_j)' y_j (w - x_j) / 2: w (R, C, d), x (R, C, n, d), y (R, C, n, d, d) -> (R, C)."""
 
     def __call__(self, w: Tensor, data: Examples) -> Tensor:
@@ -58,9 +58,6 @@ class Quadratic:
         g = (curvature @ (w[..., None, :] - data.x)[..., None])[..., 0].sum(-2)
         hessian = curvature.sum(-3)
         return g, lambda v: (hessian @ v[..., None])[..., 0]
-
-    def scores(self, models: Iterable[Tensor], data: Examples) -> Iterator[tuple[Tensor, Tensor | None]]:
-        return ((self(w, data), None) for w in models)
 
 
 @dataclass(frozen=True)

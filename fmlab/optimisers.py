@@ -1,4 +1,4 @@
-"""Server optimisers: how the server steps on the clients' mean update (Reddi et al. 2020, 2003.00295, Alg. 2).
+"""Optimisers of the server: how it steps on the clients' mean update (Reddi et al. 2020, 2003.00295, Alg. 2).
 
 What arrives is a gradient-like tensor g: a mean meta-gradient, or the pseudo-gradient w - mean v of methods that send
 models. The moments belong to the server's state and live as long as the run. Every optimiser works with every
@@ -18,18 +18,19 @@ Moments = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
-class Server(Declared, ABC):
-    """``init(w) -> moments`` and ``step(w, moments, g, t) -> (w, moments)``; t counts rounds from 1."""
+class Optimiser(Declared, ABC):
+    """``init(w) -> moments`` and ``step(w, moments, g, t) -> (w, moments)``; t counts its steps from 1, a number or
+    (R, 1, 1)."""
 
     @abstractmethod
     def init(self, w: Tensor) -> Moments: ...
 
     @abstractmethod
-    def step(self, w: Tensor, moments: Moments, g: Tensor, t: int) -> tuple[Tensor, Moments]: ...
+    def step(self, w: Tensor, moments: Moments, g: Tensor, t: int | Tensor) -> tuple[Tensor, Moments]: ...
 
 
 @dataclass(frozen=True)
-class SGD(Server):
+class SGD(Optimiser):
     """m <- momentum * m + g;  w <- w - lr * m.  lr = 1 without momentum takes the clients' mean model as it is."""
 
     lr: float = hyper(1.0, symbol="β", low=0.0, high=10.0, text="server step size", log=True)
@@ -38,13 +39,13 @@ class SGD(Server):
     def init(self, w: Tensor) -> Moments:
         return (w.new_zeros(w.shape),)
 
-    def step(self, w: Tensor, moments: Moments, g: Tensor, t: int) -> tuple[Tensor, Moments]:
+    def step(self, w: Tensor, moments: Moments, g: Tensor, t: int | Tensor) -> tuple[Tensor, Moments]:
         m = self.momentum * moments[0] + g
         return w - self.lr * m, (m,)
 
 
 @dataclass(frozen=True)
-class Adam(Server):
+class Adam(Optimiser):
     """Kingma & Ba 2014 (1412.6980), Alg. 1, with bias correction. ``a.lerp(b, c)`` is (1 - c) a + c b."""
 
     lr: float = hyper(1e-2, symbol="β", low=0.0, high=1.0, text="server step size", log=True)
@@ -55,7 +56,7 @@ class Adam(Server):
     def init(self, w: Tensor) -> Moments:
         return w.new_zeros(w.shape), w.new_zeros(w.shape)
 
-    def step(self, w: Tensor, moments: Moments, g: Tensor, t: int) -> tuple[Tensor, Moments]:
+    def step(self, w: Tensor, moments: Moments, g: Tensor, t: int | Tensor) -> tuple[Tensor, Moments]:
         m = moments[0].lerp(g, 1 - self.b1)
         v = moments[1].lerp(g * g, 1 - self.b2)
         scaled = (m / (1 - self.b1**t)) / ((v / (1 - self.b2**t)).sqrt() + self.eps)
@@ -63,7 +64,7 @@ class Adam(Server):
 
 
 @dataclass(frozen=True)
-class Yogi(Server):
+class Yogi(Optimiser):
     """Zaheer et al. 2018, in the form of 2003.00295: the second moment moves by the sign of v - g^2; no correction."""
 
     lr: float = hyper(1e-2, symbol="β", low=0.0, high=1.0, text="server step size", log=True)
@@ -74,11 +75,11 @@ class Yogi(Server):
     def init(self, w: Tensor) -> Moments:
         return w.new_zeros(w.shape), w.new_zeros(w.shape) + self.eps**2
 
-    def step(self, w: Tensor, moments: Moments, g: Tensor, t: int) -> tuple[Tensor, Moments]:
+    def step(self, w: Tensor, moments: Moments, g: Tensor, t: int | Tensor) -> tuple[Tensor, Moments]:
         m = moments[0].lerp(g, 1 - self.b1)
         square = g * g
         v = moments[1] - (1 - self.b2) * square * (moments[1] - square).sign()
         return w - self.lr * m / (v.sqrt() + self.eps), (m, v)
 
 
-SERVERS = (SGD, Adam, Yogi)
+OPTIMISERS = (SGD, Adam, Yogi)

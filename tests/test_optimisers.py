@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 import fmlab as fm
-from fmlab.servers import SERVERS
+from fmlab.optimisers import OPTIMISERS
 
 TIGHT = {"rtol": 1e-10, "atol": 1e-10}
 rates = st.floats(1e-4, 1.0)
@@ -76,7 +76,7 @@ def test_one_plain_step_takes_the_mean_model_as_it_is():
     assert_close(server.step(w, server.init(w), w - mean, 1)[0], mean)
 
 
-@pytest.mark.parametrize("server", SERVERS)
+@pytest.mark.parametrize("server", OPTIMISERS)
 def test_runs_of_a_batch_do_not_touch_each_other(server):
     gs = gradients(0)
     both = run(server(), gs)
@@ -94,7 +94,7 @@ def test_moments_live_from_round_to_round(train, server):
     for t in (1, 2):
         batch = fm.data.Batch(*clients.everyone(), round=t)
         w = start.expand(-1, 5, -1)
-        g = fm.FedMAML(inner_lr=0.01).local(setup.objective, w, None, batch)[0].mean(1, keepdim=True)
+        g = fm.FedMAML(inner_lr=0.01).local(setup.objective, {"model": w}, {}, batch)[0]["model"].mean(1, keepdim=True)
         start, _ = server.step(start, server.init(start), g, 1)
     assert not torch.allclose(start, state.server, rtol=1e-4)
 

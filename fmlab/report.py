@@ -1,0 +1,100 @@
+"""A study as text and as a data frame."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fmlab.declare import sweep_length, sweeps
+
+if TYPE_CHECKING:
+    import pandas
+
+    from fmlab.study import Study
+
+
+def table(study: Study) -> str:
+    accuracy = bool(study.accuracy)
+    scores, scale, digits = (study.accuracy, 100, 1) if accuracy else (study.adaptation, 1, 2)
+    steps = sorted({0, 1, study.steps})
+    what = "accuracy in %" if accuracy else "query loss"
+    n_seeds = len(study.setup.config["seeds"])
+    rows = [
+        ["method", *(f"after {k} step{'s' * (k != 1)}" for k in steps), "hurt", "MB", "gradients"],
+    ]
+    for _, label, score, loss, diverged, sent, spent in _rows(study, scores):
+        per_seed = score.mean(-2) * scale  # (seeds, steps + 1)
+        well = diverged < 0
+        cells = [_spread(per_seed[well, k], digits) if well.any() else "-" for k in steps]
+        if not well.all():
+            first = int(diverged[~well].min())
+            label += f" [diverged: {int((~well).sum())} of {n_seeds} seeds, first in round {first}]"
+        hurt = (loss[well][..., -1] > loss[well][..., 0]).to(torch.float64).mean() * 100
+        rows.append([label, *cells, f"{hurt:.0f} %" if well.any() else "-", f"{sent / 1e6:.1f}", f"{spent:.0f}"])
+    for name, value in (study.baseline_accuracy if accuracy else study.baselines).items():
+        rows.append([name, *([""] * (len(steps) - 1)), _spread(value.mean(-1) * scale, digits), "", "", ""])
+    widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True)))
+        for r in rows
+    ]
+    head = (
+        f"{what} on {study.population.n_unseen} unseen clients, mean ± standard deviation over {n_seeds} seeds, "
+        f"round {int(study.rounds[-1])}"
+    )
+    return "\n".join([head, *lines])
+
+
+def _spread(per_seed: Tensor, digits: int) -> str:
+    spread = f" ± {per_seed.std():.{digits}f}" if len(per_seed) > 1 else ""
+    return f"{per_seed.mean():.{digits}f}{spread}"
+
+
+def _rows(study: Study, scores: dict[str, Tensor]) -> list[tuple[Any, ...]]:
+    """One entry a method and swept value: name, label, scores and losses (seeds, clients, steps + 1), ..."""
+    rows = []
+    for name in study.names:
+        algorithm = study.setup.algorithms[name]
+        values, swept = sweep_length(algorithm), sweeps(algorithm)
+        for v in range(values):
+            one = values == 1
+            settings = ", ".join(f"{field}={x[v]:g}" for field, x in swept.items())
+            sent, spent = (t[name][..., -1].flatten() for t in (study.bytes, study.gradient_evaluations))
+            rows.append(
+                (
+                    name,
+                    f"{name} ({settings})" if settings else name,
+                    scores[name] if one else scores[name][v],
+                    study.adaptation[name] if one else study.adaptation[name][v],
+                    study.diverged[name] if one else study.diverged[name][v],
+                    float(sent[v % len(sent)]),
+                    float(spent[v % len(spent)]),
+                )
+            )
+    return rows
+
+
+def to_dataframe(study: Study) -> pandas.DataFrame:
+    import pandas as pd
+
+    frames = []
+    for name, label, _, loss, *_ in _rows(study, study.adaptation):
+        s, c, k = loss.shape
+        index = np.indices((s, c, k)).reshape(3, -1)
+        columns = {
+            "method": name,
+            "setting": label,
+            "seed": np.array(study.setup.config["seeds"])[index[0]],
+            "client": index[1],
+            "step": index[2],
+            "loss": loss.cpu().numpy().ravel(),
+        }
+        frames.append(pd.DataFrame(columns))
+    whole = pd.concat(frames, ignore_index=True)
+    if study.accuracy:
+        hits = [score.cpu().numpy().ravel() for _, _, score, *_ in _rows(study, study.accuracy)]
+        whole["accuracy"] = np.concatenate(hits)
+    return whole
