@@ -116,8 +116,8 @@ def serve(
 ) -> tuple[Tree, dict[str, Moments]]:
     """The server's half of a round: what it holds afterwards, and its optimiser's moments.
 
-    weight: see ``Algorithm.combine``. share: of all N clients who answered. t: steps the server has taken, this one
-    counted, for the optimiser's bias correction.
+    weight: see ``Algorithm.combine``. share: of all N clients' weight, what those who answered have. t: steps the
+    server has taken, this one counted, for the optimiser's bias correction.
     """
     if not sent:
         return held, moments
@@ -199,10 +199,8 @@ def rounds(
         weight = weigh(clients.sizes.gather(1, places).repeat(values, 1), weights, answered)
         number = torch.full_like(state.answers, per_round) if answered is None else answered.sum(1)
         heard = state.heard + (number > 0)
-        share: float | Tensor = per_round / clients.number
-        t: int | Tensor = state.round + 1
-        if answered is not None:
-            share, t = number[:, None, None] / clients.number, heard.clamp(min=1)[:, None, None]
+        share = _share(clients.sizes, who, weights, answered)
+        t = state.round + 1 if answered is None else heard.clamp(min=1)[:, None, None]
         held, moments, up, down = state.held, state.moments, 0, 0
         for phase in range(phases):
             now = replace(batch, phase=phase) if phase else batch
@@ -220,6 +218,16 @@ def rounds(
         ok = _finite(held) & _finite(kept)
         diverged = torch.where(ok | (state.diverged >= 0), state.diverged, state.round + 1)
         state = State(state.round + 1, held, moments, diverged, heard, state.answers + number, up, down, places)
+
+
+def _share(sizes: Tensor, who: Tensor, weights: str, answered: Tensor | None) -> float | Tensor:
+    """Of all N clients' weight, sizes (S, N), what those of who (R, C) that answered have: a number, or (R, 1, 1)."""
+    if answered is None and weights == "uniform":
+        return who.shape[1] / sizes.shape[1]
+    size = torch.ones_like(sizes) if weights == "uniform" else sizes
+    here = size.repeat(len(who) // len(sizes), 1).gather(1, who)
+    here = here if answered is None else here * answered
+    return (here.sum(1) / size.sum(1).repeat(len(who) // len(sizes)))[:, None, None]
 
 
 Served = tuple[Tree, dict[str, Moments]]

@@ -5,20 +5,24 @@ One client that flies away can make it infinite; so that a choice remains where 
 above ten times the fresh models' loss gives way to the mean of losses cut there, and ranks behind all below.
 Step sizes used in training are searched one after another over ``GRID``, all values in one batch; the adaptation step
 size is then free to differ for each of them. ``recorded.json`` holds the result of ``benchmarks/search_step_sizes.py``
-for every population and algorithm at default settings; a field left at None is filled from there.
+for every population and algorithm at default settings; a field left at None is filled from there, or, where nothing is
+recorded, from a coarse search of the same kind.
 """
 
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from importlib.resources import files
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from fmlab import cache
 from fmlab.algorithms import Algorithm
 from fmlab.data import Tree
 from fmlab.declare import Sweep, pick, spread, step_sizes, sweep_length, sweeps
@@ -26,26 +30,46 @@ from fmlab.evaluation import evaluate
 from fmlab.setup import Setup
 
 GRID = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+COARSE = (0.002, 0.01, 0.05, 0.2, 1.0)
+COARSE_SEEDS = (100, 101)
 RECORDED: dict[str, dict[str, dict[str, float]]] = json.loads(files("fmlab").joinpath("recorded.json").read_text())
 
 
-def recorded(setup: Setup) -> Setup:
-    """The setup with every step size that is None filled from the recorded search.
+class Searched(UserWarning):
+    """Says that a step size was searched because none is recorded, and what was found."""
 
-    Raises ValueError where nothing is recorded for that algorithm on that population.
-    """
+
+def recorded(setup: Setup) -> Setup:
+    """The setup with every step size that is None filled: from the recorded search, or else from a coarse one, which
+    takes some seconds once, says so (``Searched``), and is kept in the user's cache folder."""
     filled = {}
     for name, a in setup.algorithms.items():
-        found = RECORDED.get(type(setup.population).__name__, {}).get(type(a).__name__, {})
         missing = [f for f in step_sizes(a) if getattr(a, f) is None]
-        for f in missing:
-            if f not in found:
-                raise ValueError(
-                    f"{type(a).__name__}.{f} is None and no value is recorded for {type(setup.population).__name__}; "
-                    f"give {f}=..., or compare(..., tune=True) to search it on the validation clients"
-                )
+        found = RECORDED.get(type(setup.population).__name__, {}).get(type(a).__name__, {})
+        if any(f not in found for f in missing):
+            found = _coarse(a, setup)
         filled[name] = replace(a, **{f: found[f] for f in missing})
     return Setup(setup.config | {"algorithms": filled})
+
+
+def _coarse(algorithm: Algorithm, setup: Setup) -> dict[str, float]:
+    """Step sizes for the algorithm at its default settings, at heterogeneity 1 where there is such a thing."""
+    known = cache.key(type(setup.population), type(algorithm))
+    found = cache.get(known)
+    if found is None or set(found) != set(step_sizes(algorithm)):
+        population: Any = setup.population
+        if "heterogeneity" in {f.name for f in fields(population)}:
+            population = replace(population, heterogeneity=1.0)
+        config = setup.config | {"algorithms": {"": algorithm}, "clients": population, "transforms": (), "dropout": 0.0}
+        small = Setup(config | {"rounds": 60, "seeds": COARSE_SEEDS, "steps": 5, "evaluations": 1})
+        best = search(type(algorithm)(), small, COARSE)
+        found = {f: getattr(best, f) for f in step_sizes(best)}
+        cache.put(known, found)
+        sizes = ", ".join(f"{f}={v:g}" for f, v in found.items())
+        where = f"{type(algorithm).__name__} on {type(population).__name__}"
+        message = f"no step size is recorded for {where}; a coarse search found {sizes} (kept in {cache.folder()})"
+        warnings.warn(message, Searched, stacklevel=2)
+    return found
 
 
 def tuned(setup: Setup) -> Setup:
@@ -54,24 +78,24 @@ def tuned(setup: Setup) -> Setup:
     return Setup(setup.config | {"algorithms": algorithms, "tune": False})
 
 
-def search(algorithm: Algorithm, setup: Setup) -> Algorithm:
-    """The algorithm with its step sizes replaced by the best of ``GRID``. Raises ValueError if it is swept."""
+def search(algorithm: Algorithm, setup: Setup, grid: tuple[float, ...] = GRID) -> Algorithm:
+    """The algorithm with its step sizes replaced by the best of ``grid``. Raises ValueError if it is swept."""
     if sweeps(algorithm):
         raise ValueError(
             f"{type(algorithm).__name__} is swept and tune=True would sweep its step sizes; do one at a time"
         )
     training = step_sizes(algorithm, ("training",))
-    best = replace(algorithm, **{f: GRID[len(GRID) // 3] for f in step_sizes(algorithm)})
+    best = replace(algorithm, **{f: grid[len(grid) // 3] for f in step_sizes(algorithm)})
     for name in training * (2 if len(training) > 1 else 1):
-        best = min(_scores(replace(best, **{name: Sweep(GRID)}), setup), key=lambda s: s[0])[1]
-    return best if training else min(_scores(best, setup), key=lambda s: s[0])[1]
+        best = min(_scores(replace(best, **{name: Sweep(grid)}), setup, grid), key=lambda s: s[0])[1]
+    return best if training else min(_scores(best, setup, grid), key=lambda s: s[0])[1]
 
 
-def _scores(algorithm: Algorithm, setup: Setup) -> Iterator[tuple[float, Algorithm]]:
+def _scores(algorithm: Algorithm, setup: Setup, grid: tuple[float, ...]) -> Iterator[tuple[float, Algorithm]]:
     """Train once for all swept values, then score every adaptation step size."""
     held, useless = _trained(algorithm, setup), _useless(setup)
     adaptation = step_sizes(algorithm, ("adaptation",))
-    for size in GRID if adaptation else (None,):
+    for size in grid if adaptation else (None,):
         tried = replace(algorithm, **dict.fromkeys(adaptation, size))
         for value, s in enumerate(_validate(tried, setup, held, useless)):
             yield s, pick(tried, value)

@@ -1,5 +1,6 @@
 """What the tests of the core share: random federated problems, and whole runs without an evaluation."""
 
+import os
 from dataclasses import replace
 from itertools import islice
 from types import SimpleNamespace
@@ -16,6 +17,12 @@ from fmlab.objective import Empirical
 from fmlab.setup import prepare
 
 torch.set_default_dtype(torch.float64)  # theorems are tested to many digits; ``compare`` takes torch's default
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory):
+    """No test reads or writes the user's cache folder."""
+    os.environ["FMLAB_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 def _problem(sizes=(2, 5, 3), *, runs=2, clients=3, support=4, query=6, classes=False, ragged=False, seed=0):

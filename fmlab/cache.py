@@ -1,0 +1,52 @@
+"""What was searched on this machine, in the user's cache folder: step sizes that nobody recorded."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+import platformdirs
+
+
+def folder() -> Path:
+    """Where it is kept; the environment's FMLAB_CACHE overrides it."""
+    given = os.environ.get("FMLAB_CACHE")
+    return Path(given) if given else platformdirs.user_cache_path("fmlab")
+
+
+def key(*kinds: type) -> str:
+    """Names the classes, and changes when their own code does."""
+    digest = hashlib.sha256()
+    for kind in kinds:
+        try:
+            digest.update(inspect.getsource(kind).encode())
+        except (OSError, TypeError):  # typed at a prompt: the name has to do
+            digest.update(kind.__qualname__.encode())
+    return f"{'/'.join(kind.__name__ for kind in kinds)}/{digest.hexdigest()[:12]}"
+
+
+def get(name: str) -> dict[str, float] | None:
+    """What was put there, or None: also where the file is damaged, so that it is found anew."""
+    with suppress(OSError, ValueError, AttributeError):
+        found = json.loads((folder() / "step_sizes.json").read_text(encoding="utf-8")).get(name)
+        if isinstance(found, dict) and all(isinstance(v, float) for v in found.values()):
+            return found
+    return None
+
+
+def put(name: str, sizes: dict[str, float]) -> None:
+    """Keep it for later sessions. Where the folder cannot be written, later sessions search again."""
+    with suppress(OSError):
+        file = folder() / "step_sizes.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        known = {}
+        with suppress(OSError, ValueError):
+            known = json.loads(file.read_text(encoding="utf-8"))
+        with NamedTemporaryFile("w", dir=file.parent, delete=False, encoding="utf-8") as new:
+            json.dump((known if isinstance(known, dict) else {}) | {name: sizes}, new, indent=1)
+        Path(new.name).replace(file)
