@@ -7,7 +7,7 @@ import pytest
 from matplotlib.colors import to_rgb
 
 import fmlab as fm
-from lab import style
+from lab.plots import style
 
 # Viénot-type simulation of complete colour blindness: Machado, Oliveira and Fernandes 2009, table 1, severity 1.0.
 SIGHT = {

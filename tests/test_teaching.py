@@ -2,8 +2,8 @@
 
 import pytest
 
-from lab import exercises, teaching
-from lab.teaching import check, names, predict, verdict
+from lab.lessons import exercises, teaching
+from lab.lessons.teaching import check, names, predict, verdict
 
 QUESTION = "Which ends lower?"
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import fmlab as fm
-import lab.panel
-from lab import advantage
-from lab.board import GROUPS, RANGES, Look, check
-from lab.setting import METHODS, PRESETS, Setting, declaration, recorded_inner_lr
+import lab
+from lab.panel import advantage
+from lab.panel.board import GROUPS, RANGES, Look, check
+from lab.panel.setting import METHODS, PRESETS, Setting, declaration, recorded_inner_lr
 
 EVERY = [field for fields in GROUPS.values() for field in fields]
 

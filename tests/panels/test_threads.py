@@ -9,9 +9,9 @@ import pytest
 from ipywidgets.widgets.widget import _instances
 
 import fmlab as fm
-import lab.panel
-from lab import advantage
-from lab.cache import LRU
+import lab.panel.panel
+from lab.panel import advantage
+from lab.panel.cache import LRU
 
 LIMIT = 120.0
 
@@ -95,7 +95,7 @@ def test_the_map_fills_in_the_background_and_serves_the_slider(make, small_map):
     panel.wait(LIMIT, background=True)
     assert len(panel._map.percent) == len(advantage.H) * len(advantage.K)
     cell = advantage.cell(panel.setting, 0.5, 2)
-    assert lab.panel._studies.get(cell) is not None
+    assert lab.panel.panel._studies.get(cell) is not None
     assert cell == dataclasses.replace(panel.setting, heterogeneity=0.5, inner_steps=2).single()
 
 

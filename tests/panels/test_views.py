@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 import fmlab as fm
-import lab.panel
-from lab.canvas import encode
-from lab.setting import TASKS, default_shots, shots_field
-from lab.words import sentence
+import lab
+from lab.panel.canvas import encode
+from lab.panel.setting import TASKS, default_shots, shots_field
+from lab.plots.words import sentence
 
 
 def test_looking_needs_no_training(make, monkeypatch, slider, press):

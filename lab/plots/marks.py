@@ -24,7 +24,7 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from numpy.typing import ArrayLike, NDArray
 
-from lab import style
+from lab.plots import style
 
 FAR = 1e6  # a diverging run's numbers: still drawn as a line that leaves the plot, without overflow
 

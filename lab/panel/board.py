@@ -11,9 +11,10 @@ from typing import Any
 import ipywidgets as widgets
 
 from fmlab.declare import Hyper
-from lab import plots, style
-from lab.controls import Changed, Control, switch, valid
-from lab.setting import METHODS, PRESETS, TASKS, Setting, declaration, default_shots, recorded_inner_lr
+from lab import plots
+from lab.panel.controls import Changed, Control, switch, valid
+from lab.panel.setting import METHODS, PRESETS, TASKS, Setting, declaration, default_shots, recorded_inner_lr
+from lab.plots import style
 
 RANGES: dict[str, tuple[float, float]] = {  # what a slider spans, where its declaration allows more
     "inner_steps": (1, 10),

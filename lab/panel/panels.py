@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from lab.board import BUTTONS, GROUPS
-from lab.panel import CELLS, Panel
-from lab.setting import Setting
+from lab.panel.board import BUTTONS, GROUPS
+from lab.panel.panel import CELLS, Panel
+from lab.panel.setting import Setting
 
 
 def playground(**options: Any) -> Panel:

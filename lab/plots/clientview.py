@@ -14,8 +14,8 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from fmlab.study import Study
-from lab import style
-from lab.marks import Marks
+from lab.plots import style
+from lab.plots.marks import Marks
 
 Array = NDArray[np.float64]
 PICTURES, ROOM = 8, 4.5  # pictures of each set at most, and the room at their right, in pictures

@@ -18,15 +18,15 @@ import torch
 
 import fmlab as fm
 from lab import plots
-from lab.advantage import AdvantageMap
-from lab.board import Board, Buttons, Look, check
-from lab.cache import LRU
-from lab.canvas import Canvas, Draw
-from lab.css import STYLE
-from lab.live import Live
-from lab.setting import PRESETS, Setting
-from lab.words import sentence
-from lab.worker import Checkpoint
+from lab.panel.advantage import AdvantageMap
+from lab.panel.board import Board, Buttons, Look, check
+from lab.panel.cache import LRU
+from lab.panel.canvas import Canvas, Draw
+from lab.panel.css import STYLE
+from lab.panel.live import Live
+from lab.panel.setting import PRESETS, Setting
+from lab.panel.worker import Checkpoint
+from lab.plots.words import sentence
 
 FRAME = 0.06  # seconds from frame to frame of a running study; drawing takes half of the time at most
 FIRST = ("client", "learning")  # the first of these that a panel has is drawn before the others

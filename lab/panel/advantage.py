@@ -18,9 +18,9 @@ import numpy as np
 
 import fmlab as fm
 from lab import plots
-from lab.cache import LRU
-from lab.setting import Setting
-from lab.worker import Checkpoint
+from lab.panel.cache import LRU
+from lab.panel.setting import Setting
+from lab.panel.worker import Checkpoint
 
 H = (0.0, 0.25, 0.5, 0.75, 1.0)
 K = (1, 2, 3, 5)
@@ -88,7 +88,7 @@ class AdvantageMap:
         names, here = pair(setting), (setting.heterogeneity, setting.inner_steps)
         title = f"{names[1]}'s gain" + (f", {self.unit}" if known else "")
         x = f"heterogeneity ({setting.rounds} rounds, 1 seed)"
-        plots.map(marks, H, K, percent, here=here, names=names, title=title, x=x)
+        plots.advantage_map(marks, H, K, percent, here=here, names=names, title=title, x=x)
 
     def _fits(self, setting: Setting) -> bool:
         return self.kind == cell(setting, 0.0, 1)

@@ -21,8 +21,8 @@ import traitlets
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.transforms import Bbox
 
-from lab.marks import Marks
-from lab.style import Picture, Theme
+from lab.plots.marks import Marks
+from lab.plots.style import Picture, Theme
 
 DRAWING = threading.RLock()
 DPI = 80

@@ -14,7 +14,7 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from lab import exercises
+from lab.lessons import exercises
 
 _kept: dict[tuple[str, ...], str] = {}  # guesses of this kernel, so that a cell run again still shows its own
 
