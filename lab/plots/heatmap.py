@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
@@ -9,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from lab.plots import style
 from lab.plots.marks import Marks
+from lab.plots.style import Look
 
 
 def advantage_map(
@@ -19,6 +22,7 @@ def advantage_map(
     *,
     here: tuple[float, float] | None = None,
     names: tuple[str, str] = ("FedAvg", "FedMAML"),
+    looks: Mapping[str, Look] | None = None,
     title: str = "",
     x: str = "heterogeneity",
 ) -> Marks:
@@ -26,7 +30,8 @@ def advantage_map(
     where not computed yet; its colour is the winner's. ``here`` marks the current setting, also between the cells."""
     h, steps, values = (np.asarray(a, dtype=np.float64) for a in (heterogeneity, inner_steps, percent))
     m = Marks.on(ax)
-    colors = [style.looks(names)[n].color(m.theme) for n in names]
+    looks = looks or style.looks(names)
+    colors = [looks[n].color(m.theme) for n in names]
     cmap = LinearSegmentedColormap.from_list("who wins", [colors[0], m.theme.paper, colors[1]])
     rgb = cmap(np.clip(0.5 + values / 200, 0, 1))[..., :3]
     rgb[~np.isfinite(values)] = to_rgb(m.theme.faint)

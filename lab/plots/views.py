@@ -1,6 +1,6 @@
 """The views of a study, each for one axes, and the numbers that they show.
 
-A run that stopped being finite is named in the plot.
+A run that stopped being finite is named in the plot. ``looks``: of the methods (None: by their order in the study).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from lab.plots import style
 from lab.plots.clientview import steps_in_words
 from lab.plots.marks import Marks
+from lab.plots.style import Look
 
 if TYPE_CHECKING:
     from fmlab.study import Study
@@ -38,6 +39,7 @@ def learning(
     k: int | None = None,
     title: str = "",
     up_to: int | None = None,
+    looks: Mapping[str, Look] | None = None,
 ) -> Marks:
     """Mean over unseen clients after k adaptation steps (None: all) as training goes on: the seeds' mean, and a band
     from the lowest to the highest seed. ``x``: "rounds", "bytes" or "gradient evaluations" of one run. ``up_to``: the
@@ -55,7 +57,7 @@ def learning(
             n: np.asarray(study.gradient_evaluations[n]).reshape(-1)[-len(rounds) :] for n in curves
         },
     }[x]
-    m, looks = Marks.on(ax), style.looks(curves)
+    m, looks = Marks.on(ax), looks or style.looks(study.names)
     share_done = rounds[-1] / (up_to or study.config["rounds"])
     end = max((float(v[-1]) for v in along.values()), default=0.0)
     with m:
@@ -82,13 +84,14 @@ def adaptation(
     k: int | None = None,
     base: Mapping[str, float] | None = None,
     title: str = "",
+    looks: Mapping[str, Look] | None = None,
 ) -> Marks:
     """Mean over unseen clients after 0, 1, ..., steps adaptation steps, band over seeds; thin lines: ``base``
     (None: `baselines` of the study). ``k`` marks one number of steps."""
     source = _quantity(study, quantity, study.adaptation, study.accuracy)
     curves = {name: _runs(t, 3, name).mean(1) for name, t in source.items()}
     base = baselines(study, quantity) if base is None else base
-    m, looks, steps = Marks.on(ax), style.looks(curves), np.arange(study.steps + 1)
+    m, looks, steps = Marks.on(ax), looks or style.looks(study.names), np.arange(study.steps + 1)
     limits = m.settle(_limits(quantity, [*curves.values(), *([[list(base.values())]] if base else [])]))
     with m:
         for name, curve in curves.items():
@@ -139,12 +142,13 @@ def whom(
     quantity: str = "loss",
     against: str | None = None,
     title: str = "",
+    looks: Mapping[str, Look] | None = None,
 ) -> Marks:
     """`gains`, from the largest to the smallest; the legend says for which share of the clients the gain is negative.
     The table's "hurt" is another share: of clients who lose by adapting at all."""
     k, against = study.steps if k is None else k, against or reference(study)
     found = {name: g[np.isfinite(g)] for name, g in gains(study, k, quantity, against).items()}
-    m, looks = Marks.on(ax), style.looks(study.names)
+    m, looks = Marks.on(ax), looks or style.looks(study.names)
     unit, most = (1.0, 0.0) if quantity == "loss" else (100.0, 100.0)
     many, legend = len(found) > 3, []
     with m:
