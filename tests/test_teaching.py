@@ -10,7 +10,7 @@ QUESTION = "Which ends lower?"
 
 @pytest.fixture(autouse=True)
 def fresh_kernel(monkeypatch):
-    monkeypatch.setattr(teaching, "_kept", {})
+    monkeypatch.setattr(teaching, "_guesses", {})
 
 
 @pytest.fixture
