@@ -12,7 +12,7 @@ import ipywidgets as widgets
 from fmlab.declare import Hyper
 from lab import plots
 from lab.panel.controls import Changed, Control, switch, valid
-from lab.panel.setting import METHODS, PRESETS, TASKS, Setting, declaration, default_shots, recorded_inner_lr
+from lab.panel.setting import METHODS, PRESETS, TASKS, Setting, declaration, default, recorded
 from lab.panel.views import Viewpoint
 from lab.plots.style import Look
 
@@ -74,8 +74,7 @@ class Board:
         self._quiet = True
         try:
             for field, control in self.controls.items():
-                instead = recorded_inner_lr(setting.task) if field == "inner_lr" else None
-                control.limits(*_bounds(field, setting), instead)
+                control.limits(*_bounds(field, setting), recorded(field, setting.task))
                 control.set(_shown(field, setting, viewpoint))
             for name, row in self.switches.items():
                 row.children[1].value = name in setting.methods
@@ -197,9 +196,8 @@ def _shown(field: str, setting: Setting, viewpoint: Viewpoint) -> Any:
     """What the control of a field shows."""
     if field == "k":
         return setting.steps if viewpoint.k is None else viewpoint.k
-    if field == "shots" and setting.shots is None:
-        return default_shots(setting.task)
-    return getattr(viewpoint if field in ("x", "quantity") else setting, field)
+    value = getattr(viewpoint if field in ("x", "quantity") else setting, field)
+    return default(field, setting.task) if value is None else value
 
 
 def _first_line(cls: type) -> str:

@@ -11,7 +11,7 @@ import fmlab as fm
 import lab
 from lab.panel import advantage
 from lab.panel.board import GROUPS, RANGES, check
-from lab.panel.setting import METHODS, PRESETS, Setting, declaration, recorded_inner_lr
+from lab.panel.setting import METHODS, PRESETS, Setting, declaration, recorded
 from lab.panel.views import Viewpoint
 
 EVERY = [field for fields in GROUPS.values() for field in fields]
@@ -171,17 +171,17 @@ def test_a_preset_moves_the_controls(make, slider, press, small):
 
 def test_the_recorded_step_size_is_shown_wherever_it_is_taken(make, press):
     panel = make()
-    control, recorded = panel.board.controls["inner_lr"], recorded_inner_lr("Sines")
+    control, found = panel.board.controls["inner_lr"], recorded("inner_lr", "Sines")
     panel.buttons.presets.value = "a step size too large"
-    assert control.box.value != recorded
+    assert control.box.value != found
     press(panel, "reset")
-    assert control.box.value == pytest.approx(recorded)
+    assert control.box.value == pytest.approx(found)
     control.recorded.value = False
     control.box.value = 0.5
     assert panel.setting.inner_lr == 0.5
     control.recorded.value = True
     assert panel.setting.inner_lr is None
-    assert control.box.value == pytest.approx(recorded)
+    assert control.box.value == pytest.approx(found)
 
 
 def test_adaptation_steps_bound_the_steps_shown(make):
