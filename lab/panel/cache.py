@@ -53,8 +53,8 @@ class LRU(Generic[V]):
         return len(self._values)
 
     @property
-    def bytes(self) -> int:
-        """What the values held together, each when it was last used."""
+    def weight(self) -> int:
+        """Bytes that the values held together, each when it was last used."""
         together: dict[int, int] = {}
         for weight in list(self._weights.values()):
             together |= weight
@@ -80,6 +80,6 @@ class LRU(Generic[V]):
         self._values[key] = value
         self._values.move_to_end(key)
         self._weights[key] = self._parts(value)
-        while len(self._values) > 1 and (len(self._values) > self.size or self.bytes > self.room):
+        while len(self._values) > 1 and (len(self._values) > self.size or self.weight > self.room):
             oldest, _ = self._values.popitem(last=False)
             del self._weights[oldest]

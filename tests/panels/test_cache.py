@@ -77,7 +77,7 @@ def test_what_no_longer_fits_goes_the_oldest_first():
     for name in "abc":
         cache.put(name, floats(100))
     assert [cache.get(n) is not None for n in "abc"] == [False, True, True]
-    assert cache.bytes == 800
+    assert cache.weight == 800
     cache.get("b")
     cache.put("d", floats(100))
     assert [cache.get(n) is not None for n in "bcd"] == [True, False, True]
@@ -95,7 +95,7 @@ def test_what_several_share_counts_once():
     cache, images = LRU(10, room=1000, parts=storages), floats(200)
     for name in "abcde":
         cache.put(name, [images, floats(5)])
-    assert (len(cache), cache.bytes) == (5, 900)
+    assert (len(cache), cache.weight) == (5, 900)
 
 
 def test_one_that_grew_is_weighed_again_when_it_is_used():
@@ -105,16 +105,16 @@ def test_one_that_grew_is_weighed_again_when_it_is_used():
     grows.append(floats(200))
     cache.get("grows")
     assert cache.get("other") is None
-    assert cache.bytes == 840
+    assert cache.weight == 840
 
 
 def test_the_panels_memory_is_bounded_in_bytes():
     """Fifty settings of a task that weighs 20 MB each: numbers alone would let a panel grow by a gigabyte."""
     for number in range(50):
         STUDIES.put(number, floats(5_000_000))
-        assert STUDIES.bytes <= 200e6
+        assert STUDIES.weight <= 200e6
     assert len(STUDIES) == 10
     setting = Setting(rounds=1, seeds=1, clients_per_round=2)
     Session().full(setting)
-    assert STUDIES.bytes <= 200e6
+    assert STUDIES.weight <= 200e6
     assert Session().known(setting) is not None
