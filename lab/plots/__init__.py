@@ -5,10 +5,10 @@ see and returns the Marks. No pyplot, no mathtext, no widgets.
 """
 
 from lab.plots.clientview import View, client, look_at, unseen_client
+from lab.plots.curves import AXES, QUANTITIES, adaptation, advantage, baselines, gains, learning, reference, whom
 from lab.plots.driftplot import drift
 from lab.plots.heatmap import advantage_map
 from lab.plots.marks import Marks
-from lab.plots.views import AXES, QUANTITIES, adaptation, advantage, baselines, gains, learning, reference, whom
 
 __all__ = ["AXES", "QUANTITIES", "Marks", "View", "adaptation", "advantage", "advantage_map", "baselines", "client"]
 __all__ += ["drift", "gains", "learning", "look_at", "reference", "unseen_client", "whom"]

@@ -1,4 +1,4 @@
-"""The views of a study, each for one axes, and the numbers that they show.
+"""The curves of a study, each for one axes, and the numbers that they show.
 
 A run that stopped being finite is named in the plot. ``looks``: of the methods (None: by their order in the study).
 """
