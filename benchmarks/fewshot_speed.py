@@ -93,7 +93,7 @@ def ours(model: Any, w: Tensor, support: Examples, query: Examples, first_order:
 
 def theirs(module: nn.Module, support: Examples, query: Examples, first_order: bool) -> list[Tensor]:
     """learn2learn's loop on the same module: the gradient of each parameter."""
-    from lab.l2l import load
+    from lab.install.l2l import load
 
     maml = load().algorithms.MAML(copy.deepcopy(module), lr=LR, first_order=first_order)
     clients = support.x.shape[1]

@@ -73,7 +73,7 @@ def plain_fedavg(w: Tensor, x: Tensor, y: Tensor, steps: int, lr: float) -> Tens
 
 def learn2learn_maml(w: Tensor, x: Tensor, y: Tensor, steps: int, lr: float, first_order: bool) -> Tensor:
     """learn2learn's documented loop: clone, adapt, backward through the adaptation."""
-    from lab.l2l import load
+    from lab.install.l2l import load
 
     l2l = load()
 

@@ -8,14 +8,14 @@ import importlib
 from typing import Any
 
 _HOME = {
-    "check": "lab.teaching",
-    "doctor": "lab.checkup",
-    "drift": "lab.drifting",
-    "heterogeneity": "lab.panels",
-    "inner_steps": "lab.panels",
-    "one_client": "lab.panels",
-    "playground": "lab.panels",
-    "predict": "lab.teaching",
+    "check": "lab.lessons.teaching",
+    "doctor": "lab.install.checkup",
+    "drift": "lab.lessons.drifting",
+    "heterogeneity": "lab.panel.panels",
+    "inner_steps": "lab.panel.panels",
+    "one_client": "lab.panel.panels",
+    "playground": "lab.panel.panels",
+    "predict": "lab.lessons.teaching",
 }
 
 __all__ = ["check", "doctor", "drift", "heterogeneity", "inner_steps", "one_client", "playground", "predict"]

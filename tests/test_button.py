@@ -2,7 +2,7 @@
 
 import pytest
 
-from lab import button
+from lab.install import button
 
 
 @pytest.fixture

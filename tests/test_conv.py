@@ -13,7 +13,7 @@ from fmlab.losses import CrossEntropy
 from fmlab.models.conv import NORMS, Conv4, conv
 from fmlab.objective import Empirical
 from fmlab.randomness import generator
-from lab.l2l import load
+from lab.install.l2l import load
 
 CLIENTS, WAYS = 3, 4
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import lab
-from lab import checkup, l2l
+from lab.install import checkup, l2l
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -30,7 +30,7 @@ def test_in_order(capsys):
 
 
 def test_it_can_be_called_twice_and_the_module_imported(capsys):
-    importlib.import_module("lab.checkup")
+    importlib.import_module("lab.install.checkup")
     assert report(capsys) == report(capsys)
 
 
@@ -101,5 +101,5 @@ def test_import_lab_is_light():
 
 def test_the_exit_code(monkeypatch):
     assert checkup.Finding("name", "value").wrong == ""
-    done = subprocess.run([sys.executable, "-S", "-m", "lab.checkup"], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run([sys.executable, "-S", "-m", "lab.install.checkup"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 1

@@ -8,7 +8,7 @@ import torch
 
 import fmlab as fm
 import lab
-from lab.drifting import ACROSS, ROUNDS, START, UP, Setting, run, sentence
+from lab.lessons.drifting import ACROSS, ROUNDS, START, UP, Setting, run, sentence
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_moving_a_slider_changes_picture_and_sentence(panel):
 
 def test_the_round_on_show_trains_nothing(panel, monkeypatch):
     before = panel.result
-    monkeypatch.setattr("lab.drifting.run", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr("lab.lessons.drifting.run", lambda *_: pytest.fail("trained again"))
     picture = panel._canvas.image.value
     panel.set(round=2)
     assert panel.result is before

@@ -287,8 +287,8 @@ def built(install):
 @pytest.mark.usefixtures("built")
 def test_learn2learn_trains_and_says_nothing():
     code = """
-import lab.l2l
-l2l = lab.l2l.load()
+import lab.install.l2l
+l2l = lab.install.l2l.load()
 import torch
 torch.manual_seed(0)
 model = l2l.algorithms.MAML(torch.nn.Linear(1, 1), lr=0.1)

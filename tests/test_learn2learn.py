@@ -19,7 +19,7 @@ EXACT = {"rtol": 1e-10, "atol": 1e-10}
 
 @pytest.fixture(scope="module")
 def l2l():
-    from lab.l2l import load
+    from lab.install.l2l import load
 
     return load()
 

@@ -405,7 +405,7 @@ def test_rotations_are_classes_of_their_own(root):
 
 def test_tasks_have_the_shape_of_learn2learns(root):
     """learn2learn's sampler over the same drawings: as many examples of each label, labels from 0, classes distinct."""
-    from lab.l2l import load
+    from lab.install.l2l import load
 
     l2l = load()
     clients = small(root, rotations=False)

@@ -15,10 +15,12 @@ from matplotlib.text import Text
 from PIL import Image
 
 import fmlab as fm
+import lab
 from fmlab.populations.digits import Digits
-from lab import plots, style
-from lab.clientview import look_at
-from lab.marks import FAR, Marks
+from lab import plots
+from lab.plots import style
+from lab.plots.clientview import look_at
+from lab.plots.marks import FAR, Marks
 
 PROJECTOR = dataclasses.replace(style.DARK, scale=style.SIZES["projector"])
 THEMES = {"light": style.LIGHT, "dark on a projector": PROJECTOR}
@@ -61,7 +63,7 @@ def views(study, pictures):
         "adaptation, accuracy": lambda a: plots.adaptation(a, pictures, "accuracy"),
         "whom": lambda a: plots.whom(a, study),
         "whom, accuracy": lambda a: plots.whom(a, pictures, quantity="accuracy"),
-        "map": lambda a: plots.map(a, *grid, here=(0.7, 2.0)),
+        "map": lambda a: plots.advantage_map(a, *grid, here=(0.7, 2.0)),
         "drift": lambda a: plots.drift(
             a, bowl, walk[None] * [[[1.0, 0.5]]], walk, {"FedAvg": (0, 0), "best": (0.1, 0)}
         ),
@@ -106,9 +108,9 @@ def test_a_plot_without_words_needs_no_legend(ax):
 
 def test_the_library_never_loads_pyplot():
     """It holds global state, which threads must not share."""
-    code = "import sys, lab.style, lab.marks; sys.exit('matplotlib.pyplot' in sys.modules)"
+    code = "import sys, lab.plots.style, lab.plots.marks; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
-    sources = Path(style.__file__).parent.glob("*.py")
+    sources = Path(lab.__file__).parent.rglob("*.py")
     assert [p.name for p in sources if "import matplotlib.pyplot" in p.read_text()] == []
 
 
@@ -271,7 +273,7 @@ def test_advantage_is_signed_bounded_and_antisymmetric(study):
 
 
 def test_the_map_has_the_colour_of_the_winner(ax):
-    m = plots.map(ax, [0.0, 1.0], [1, 5], [[100.0, -100.0], [0.0, float("nan")]], here=(1.0, 1.0))
+    m = plots.advantage_map(ax, [0.0, 1.0], [1, 5], [[100.0, -100.0], [0.0, float("nan")]], here=(1.0, 1.0))
     drawn = np.asarray(m["cells"].get_array())[::-1, :, :3]  # rows from the bottom
     theme = m.theme
     for where, color in (((0, 0), style.LOOKS["FedMAML"].color(theme)), ((0, 1), style.LOOKS["FedAvg"].color(theme)),

@@ -1,5 +1,6 @@
 """What the repository says holds: commands that are promised, the help, CI's script, no folder of one machine."""
 
+import ast
 import os
 import re
 import shutil
@@ -38,6 +39,33 @@ def test_ci_is_a_script_that_bash_reads():
     assert os.access(ROOT / ".ci/run", os.X_OK)
     if bash := shutil.which("bash"):
         subprocess.run([bash, "-n", ROOT / ".ci/run"], check=True)
+
+
+# What a wing of the lab may import of it: plots know no panel, and the doctor has to work where the rest does not.
+WINGS = {
+    "plots": {"plots"},
+    "panel": {"plots", "panel"},
+    "lessons": {"plots", "panel", "lessons"},
+    "install": {"install"},
+}
+
+
+@pytest.mark.parametrize("wing", WINGS)
+def test_wings_of_the_lab_import_only_what_they_may(wing):
+    files = list((ROOT / "lab" / wing).glob("*.py"))
+    assert len(files) > 3
+    met = set()
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module == "lab":
+                met |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lab."):
+                met.add(node.module.split(".")[1])
+            elif isinstance(node, ast.Import):
+                met |= {(alias.name + ".").split(".")[1] for alias in node.names if alias.name.split(".")[0] == "lab"}
+    assert met <= WINGS[wing]
+    flat = {f.name for f in (ROOT / "lab").iterdir() if f.name != "__pycache__"}
+    assert flat == {"__init__.py", *WINGS}
 
 
 def tracked():

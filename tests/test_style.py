@@ -7,7 +7,7 @@ import pytest
 from matplotlib.colors import to_rgb
 
 import fmlab as fm
-from lab import style
+from lab.plots import style
 
 # Viénot-type simulation of complete colour blindness: Machado, Oliveira and Fernandes 2009, table 1, severity 1.0.
 SIGHT = {
@@ -37,7 +37,9 @@ def contrast(a, b):
 
 @pytest.mark.parametrize("theme", [style.LIGHT, style.DARK], ids=["light", "dark"])
 def test_colours_are_told_apart_and_stand_out_from_the_paper(theme):
-    colors = {name: look.color(theme) for name, look in style.LOOKS.items()}
+    eight = {"FedMAML": style.LOOKS["FedMAML"], "FedAvg": style.LOOKS["FedAvg"]}
+    eight |= {str(i): style.numbered(i) for i in range(2, 8)}
+    colors = {name: look.color(theme) for name, look in eight.items()}
     assert min(contrast(c, theme.paper) for c in colors.values()) >= 3  # WCAG 2.2, 1.4.11, graphics
     assert min(contrast(c, theme.paper) for c in (theme.ink, theme.middle)) >= 4.5  # 1.4.3, text
     for sight, matrix in SIGHT.items():
@@ -47,14 +49,35 @@ def test_colours_are_told_apart_and_stand_out_from_the_paper(theme):
         assert near["FedMAML", "FedAvg"] > 40, sight  # the two in every plot
 
 
-def test_every_algorithm_has_a_look_and_no_two_share_anything():
-    assert {a.__name__ for a in fm.ALGORITHMS} <= set(style.LOOKS)
-    for part in ("light", "dark", "dashes", "marker"):
-        values = [getattr(look, part) for look in style.LOOKS.values()]
-        assert len(set(values)) == len(values), part
+def strokes(dashes):
+    """(how many strokes to a period, the longest stroke in line widths, the period, the inked share)."""
+    if not dashes:
+        return 1, np.inf, np.inf, 1.0
+    return len(dashes) // 2, max(dashes[::2]), sum(dashes), sum(dashes[::2]) / sum(dashes)
 
 
-def test_a_method_looks_the_same_everywhere():
+def test_sixteen_looks_share_neither_dashes_nor_marker_and_colours_come_again_with_other_ones():
+    sixteen = [style.numbered(i) for i in range(16)]
+    for part in ("dashes", "marker"):
+        assert len({getattr(look, part) for look in sixteen}) == 16, part
+    for part in ("light", "dark"):
+        assert len({getattr(look, part) for look in sixteen[:8]}) == 8, part
+    for one, other in itertools.combinations(sixteen, 2):
+        if one.light == other.light:  # told apart by the line alone: another rhythm, or strokes half as long
+            (n, length, *_), (m, width, *_) = strokes(one.dashes), strokes(other.dashes)
+            assert n != m or max(length, width) >= 1.6 * min(length, width), (one, other)
+    for look in sixteen:
+        assert not look.dashes or sum(look.dashes) <= 14  # a legend's sample holds a whole period
+
+
+def test_every_look_can_be_drawn():
+    figure = style.figure()
+    for i in range(16):
+        figure.axes[0].plot([0, 1], [i, i], **style.numbered(i).marked())
+    assert figure.png()
+
+
+def test_fedavg_and_fedmaml_look_the_same_everywhere():
     for names in (["FedMAML"], ["FedProx", "FedMAML"], ["mine", "FedMAML", "FedAvg"]):
         assert style.looks(names)["FedMAML"] == style.LOOKS["FedMAML"]
     assert style.looks(["FedAvg, 5 steps"])["FedAvg, 5 steps"] == style.LOOKS["FedAvg"]
@@ -62,16 +85,31 @@ def test_a_method_looks_the_same_everywhere():
 
 @pytest.mark.parametrize(
     "names",
-    [["FedMAML, 1", "FedMAML, 5", "FedMAML"], list("abcdefgh"), [*style.LOOKS][::-1], ["FedAvg tuned", "FedAvg"]],
+    [
+        ["FedMAML, 1", "FedMAML, 5", "FedMAML"],
+        list("abcdefgh"),
+        [a.__name__ for a in fm.ALGORITHMS],
+        [*map(str, range(14)), "FedAvg", "FedMAML"],
+        ["FedAvg tuned", "FedAvg"],
+    ],
 )
 def test_methods_of_one_study_differ(names):
     given = style.looks(names)
     assert list(given) == names
-    assert len(set(given.values())) == len(names)
+    for part in ("dashes", "marker", *(("light", "dark") if len(names) <= 8 else ())):
+        assert len({getattr(look, part) for look in given.values()}) == len(names), part
 
 
-def test_more_methods_than_looks_still_draw():
-    assert len(style.looks(map(str, range(20)))) == 20
+def test_an_algorithm_that_nobody_knew_has_a_look():
+    """By its order: no table has to learn of it."""
+    given = style.looks(["FedAvg", "FedMAML", "FedNew"])
+    assert given["FedNew"] == style.looks(["FedAvg", "FedMAML", "FedOther"])["FedOther"]
+    assert given["FedNew"].light not in {look.light for look in style.LOOKS.values()}
+
+
+def test_a_hundred_methods_still_differ_and_three_hundred_still_draw():
+    assert len(set(style.looks(map(str, range(100))).values())) == 100
+    assert len(style.looks(map(str, range(300)))) == 300
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,15 @@
 
 import pytest
 
-from lab import exercises, teaching
-from lab.teaching import check, names, predict, verdict
+from lab.lessons import exercises, teaching
+from lab.lessons.teaching import check, names, predict, verdict
 
 QUESTION = "Which ends lower?"
 
 
 @pytest.fixture(autouse=True)
 def fresh_kernel(monkeypatch):
-    monkeypatch.setattr(teaching, "_kept", {})
+    monkeypatch.setattr(teaching, "_guesses", {})
 
 
 @pytest.fixture

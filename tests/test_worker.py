@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.worker import Superseded, Worker, synchronous
+from lab.panel.worker import Superseded, Worker, synchronous
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT = 30.0  # seconds after which a wait is a failure; none of these tests needs a fraction of it
@@ -129,7 +129,7 @@ def test_a_closed_worker_ends_its_thread_and_takes_nothing_more(worker):
 
 def test_python_may_end_while_a_panel_trains():
     program = (
-        "import torch; from lab.worker import Worker\n"
+        "import torch; from lab.panel.worker import Worker\n"
         "def job(checkpoint):\n"
         "    while True:\n"
         "        torch.ones(300, 300) @ torch.ones(300, 300); checkpoint()\n"

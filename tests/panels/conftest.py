@@ -2,11 +2,11 @@
 
 import pytest
 
-import lab.panel
-from lab import advantage
-from lab.board import BUTTONS, GROUPS
-from lab.panel import Panel
-from lab.setting import Setting
+from lab.panel import advantage
+from lab.panel.board import BUTTONS, GROUPS
+from lab.panel.panel import Panel
+from lab.panel.session import STUDIES
+from lab.panel.setting import Setting
 
 SMALL = {"rounds": 10, "seeds": 1, "clients_per_round": 3, "inner_steps": 1}
 EVERY = [field for fields in GROUPS.values() for field in fields]
@@ -14,9 +14,9 @@ EVERY = [field for fields in GROUPS.values() for field in fields]
 
 @pytest.fixture(autouse=True)
 def nothing_remembered():
-    lab.panel._studies.clear()
+    STUDIES.clear()
     yield
-    lab.panel._studies.clear()
+    STUDIES.clear()
 
 
 @pytest.fixture

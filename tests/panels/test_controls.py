@@ -5,12 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_rgb
 
 import fmlab as fm
-import lab.panel
-from lab import advantage
-from lab.board import GROUPS, RANGES, Look, check
-from lab.setting import METHODS, PRESETS, Setting, declaration, recorded_inner_lr
+import lab
+from lab.panel import advantage
+from lab.panel.board import GROUPS, RANGES, check
+from lab.panel.setting import METHODS, PRESETS, Setting, declaration, recorded
+from lab.panel.views import Viewpoint
 
 EVERY = [field for fields in GROUPS.values() for field in fields]
 
@@ -24,7 +26,7 @@ def test_each_panel_of_a_lesson_and_the_playground(small):
     }
     for name, expected in views.items():
         panel = getattr(lab, name)(synchronous=True, **small)
-        assert panel.views == expected
+        assert panel.views.names == expected
         assert repr(panel) == f"<fmlab panel: {name.replace('_', ' ')}>"
         assert panel.study.names == ["FedAvg", "FedMAML"]
         assert panel.sentence in panel._summary.value
@@ -61,8 +63,8 @@ def test_what_is_stored_and_shown_without_a_kernel(make):
 def test_the_stored_playground_has_its_whole_map(make, small_map):
     panel = make(views=("client", "map"))
     panel._repr_mimebundle_()
-    assert len(panel._map.percent) == len(advantage.H) * len(advantage.K)
-    assert np.isfinite(list(panel._map.percent.values())).all()
+    assert len(panel.views.map.percent) == len(advantage.H) * len(advantage.K)
+    assert np.isfinite(list(panel.views.map.percent.values())).all()
 
 
 @pytest.mark.parametrize("field", ["heterogeneity", *RANGES])
@@ -120,6 +122,27 @@ def test_a_method_switched_off_costs_nothing(make, monkeypatch):
     assert panel.study.names == ["FedAvg", "FedMAML"]
 
 
+def test_a_method_keeps_its_look_when_others_are_switched_and_has_it_in_every_view(make, small_map):
+    """FedReptile beside one method, beside all, and alone with the map's other one: one colour, dashes and marker."""
+    panel, seen = make(views=("client", "learning", "adaptation", "helps", "map")), set()
+    for methods in (("FedAvg", "FedReptile"), tuple(METHODS), ("FedReptile",), ("LocalOnly", "FedReptile")):
+        panel.set(methods=methods)
+        marks = panel._canvas._marks
+        for view in ("client", "learning", "adaptation"):
+            line = marks[view]["FedReptile"]
+            seen.add((line.get_color(), line._unscaled_dash_pattern))
+        seen.add((panel.views._looks["FedReptile"].light, line._unscaled_dash_pattern))
+        assert marks["learning"]["FedReptile"].get_marker() == marks["adaptation"]["FedReptile"].get_marker()
+    assert len(seen) == 1
+    ((color, _),) = seen
+    assert f'stroke="{color}"' in panel.board.switches["FedReptile"].children[0].value
+    panel._fill_map(panel.setting, lambda: None)
+    panel.views.map.percent = dict.fromkeys(panel.views.map.percent, 100.0)  # it wins everywhere
+    panel.views.map.draw(panel._canvas._marks["map"], panel.setting, panel.views._looks)
+    cells = np.asarray(panel._canvas._marks["map"]["cells"].get_array())[..., :3]
+    assert np.allclose(cells, to_rgb(color), atol=0.01)
+
+
 def test_the_last_method_stays_on(make):
     panel = make(methods=("FedAvg",))
     panel.board.switches["FedAvg"].children[1].value = False
@@ -131,7 +154,7 @@ def test_the_last_method_stays_on(make):
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_is_a_setting_and_nothing_else(name):
     changed = dataclasses.replace(Setting(), **PRESETS[name])
-    check(changed, Look())
+    check(changed, Viewpoint())
     *_, study = dataclasses.replace(changed, rounds=1, seeds=1, clients_per_round=2).stream()
     assert study.names == list(changed.methods)
 
@@ -148,17 +171,17 @@ def test_a_preset_moves_the_controls(make, slider, press, small):
 
 def test_the_recorded_step_size_is_shown_wherever_it_is_taken(make, press):
     panel = make()
-    control, recorded = panel.board.controls["inner_lr"], recorded_inner_lr("Sines")
+    control, found = panel.board.controls["inner_lr"], recorded("inner_lr", "Sines")
     panel.buttons.presets.value = "a step size too large"
-    assert control.box.value != recorded
+    assert control.box.value != found
     press(panel, "reset")
-    assert control.box.value == pytest.approx(recorded)
+    assert control.box.value == pytest.approx(found)
     control.recorded.value = False
     control.box.value = 0.5
     assert panel.setting.inner_lr == 0.5
     control.recorded.value = True
     assert panel.setting.inner_lr is None
-    assert control.box.value == pytest.approx(recorded)
+    assert control.box.value == pytest.approx(found)
 
 
 def test_adaptation_steps_bound_the_steps_shown(make):

@@ -9,9 +9,8 @@ import pytest
 from ipywidgets.widgets.widget import _instances
 
 import fmlab as fm
-import lab.panel
-from lab import advantage
-from lab.cache import LRU
+from lab.panel import advantage
+from lab.panel.session import Session
 
 LIMIT = 120.0
 
@@ -80,7 +79,7 @@ def test_one_round_in_synchronous_mode(make, press):
 
 def test_the_map_stands_there_before_its_first_cell(make, monkeypatch):
     """Also where a part of the picture was drawn alone before it."""
-    monkeypatch.setattr(advantage.AdvantageMap, "fill", lambda *_: iter(()))
+    monkeypatch.setattr(Session, "cells", lambda *_: iter(()))
     panel = make(("client", "map"), synchronous=False)
     panel.wait(60, background=True)
     assert panel._canvas._marks["map"].ax.get_xlabel().startswith("heterogeneity")
@@ -93,9 +92,9 @@ def test_the_map_stands_there_before_its_first_cell(make, monkeypatch):
 def test_the_map_fills_in_the_background_and_serves_the_slider(make, small_map):
     panel = make(synchronous=False, views=("map",))
     panel.wait(LIMIT, background=True)
-    assert len(panel._map.percent) == len(advantage.H) * len(advantage.K)
+    assert len(panel.views.map.percent) == len(advantage.H) * len(advantage.K)
     cell = advantage.cell(panel.setting, 0.5, 2)
-    assert lab.panel._studies.get(cell) is not None
+    assert panel.session.known(cell) is not None
     assert cell == dataclasses.replace(panel.setting, heterogeneity=0.5, inner_steps=2).single()
 
 
@@ -106,15 +105,6 @@ def test_a_setting_seen_before_is_not_trained_again(make, monkeypatch):
     monkeypatch.setattr(fm, "stream", None)
     panel.set(heterogeneity=1.0)
     assert panel._png == first
-
-
-def test_the_cache_forgets_what_was_used_longest_ago():
-    cache = LRU(2)
-    cache.put("a", 1)
-    cache.put("b", 2)
-    assert cache.get("a") == 1
-    cache.put("c", 3)
-    assert (cache.get("a"), cache.get("b"), cache.get("c"), len(cache)) == (1, None, 3, 2)
 
 
 def test_memory_is_steady_over_300_changes(make, slider):

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 import fmlab as fm
-import lab.panel
-from lab.canvas import encode
-from lab.setting import TASKS, default_shots, shots_field
-from lab.words import sentence
+import lab
+from lab.panel.canvas import encode
+from lab.panel.setting import TASKS, controls, default
+from lab.plots.words import sentence
 
 
 def test_looking_needs_no_training(make, monkeypatch, slider, press):
@@ -59,8 +59,8 @@ def test_pictures_are_a_task_too(make, task):
     panel = make(views=("client", "adaptation"), clients_per_round=2)
     panel.set(task=task)
     assert panel.study.accuracy
-    assert panel.board.controls["shots"].value == default_shots(task)
-    assert shots_field(task) == "shots"
+    assert panel.board.controls["shots"].value == default("shots", task)
+    assert controls(TASKS[task])["shots"] == "shots"
     before = panel._png
     panel.set(quantity="accuracy")
     assert panel._png != before

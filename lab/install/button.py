@@ -7,7 +7,7 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from lab.checkup import doctor
+from lab.install.checkup import doctor
 
 
 class DoctorButton(widgets.VBox):

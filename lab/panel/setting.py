@@ -19,8 +19,8 @@ from fmlab.tuning import RECORDED
 
 METHODS = {cls.__name__: cls for cls in fm.ALGORITHMS}
 TASKS = {cls.__name__: cls for cls in fm.POPULATIONS if cls.__name__ in ("Sines", "Digits", "Glyphs", "Omniglot")}
-STEPS = ("inner_steps", "local_steps")  # what the slider "inner steps" sets in a method
-SHOTS = ("shots", "support")  # what the slider "shots" sets in a population
+# A control sets the field that a method or a population declares under the control's name, or under one of these.
+ALSO = {"local_steps": "inner_steps", "support": "shots"}
 
 
 @dataclass(frozen=True)
@@ -49,16 +49,8 @@ class Setting:
 
     def call(self) -> tuple[list[tuple[type, dict[str, Any]]], tuple[type, dict[str, Any]], dict[str, Any]]:
         """(algorithm class, its arguments) of each method, the population's, and the options of ``fm.compare``."""
+        methods = [(METHODS[name], self._given(METHODS[name])) for name in self.methods]
         population = TASKS[self.task]
-        clients: dict[str, Any] = {"heterogeneity": self.heterogeneity}
-        if self.shots is not None:
-            clients[shots_field(self.task)] = self.shots
-        methods = []
-        for name in self.methods:
-            known = {f.name for f in dataclasses.fields(METHODS[name])}
-            wanted = dict.fromkeys(STEPS, self.inner_steps) | {"inner_lr": self.inner_lr}
-            given = {k: v for k, v in wanted.items() if k in known and v is not None}
-            methods.append((METHODS[name], given))
         options = {
             "rounds": self.rounds,
             "seeds": self.seeds,
@@ -67,7 +59,12 @@ class Setting:
             "evaluations": min(self.evaluations, self.rounds),
             "dtype": torch.float32,  # about twice as fast as float64
         }
-        return methods, (population, clients), options
+        return methods, (population, self._given(population)), options
+
+    def _given(self, cls: type) -> dict[str, Any]:
+        """The arguments that this setting has for a class; what is None there stays at the class's own."""
+        ours = {name: getattr(self, control) for name, control in controls(cls).items()}
+        return {name: value for name, value in ours.items() if value is not None}
 
     def stream(self, on_round: Any = None) -> Iterator[fm.Study]:
         """The study of this setting at every evaluation."""
@@ -100,44 +97,51 @@ class Setting:
         )
 
 
-def shots_field(task: str) -> str:
-    names = {f.name for f in dataclasses.fields(TASKS[task])}
-    return next(name for name in SHOTS if name in names)
+def controls(cls: type) -> dict[str, str]:
+    """Field -> control, for every hyperparameter of a method or a population that a control sets."""
+    ours = {f.name for f in dataclasses.fields(Setting)}
+    fields = [f.name for f in dataclasses.fields(cls) if "hyper" in f.metadata]
+    return {name: ALSO.get(name, name) for name in fields if ALSO.get(name, name) in ours}
 
 
-def default_shots(task: str) -> int:
-    """What ``shots`` None stands for."""
-    return next(f.default for f in dataclasses.fields(TASKS[task]) if f.name == shots_field(task))  # type: ignore[return-value]
+def reached(cls: type, control: str) -> dataclasses.Field[Any] | None:
+    """The field of a method or a population that the control sets, where there is one."""
+    names = [name for name, by in controls(cls).items() if by == control]
+    return next((f for f in dataclasses.fields(cls) if f.name in names), None)
 
 
-def declared(cls: type, name: str) -> Hyper:
-    """The declaration of one field of an algorithm or a population."""
-    (found,) = (f for f in dataclasses.fields(cls) if f.name == name)
-    return found.metadata["hyper"]  # type: ignore[no-any-return]
+def default(control: str, task: str) -> Any:
+    """What the task's population has where the control says nothing."""
+    field = reached(TASKS[task], control)
+    return None if field is None else field.default
 
 
 def _argument(symbol: str, low: float, high: float, text: str) -> Hyper:
     return Hyper(symbol, low, high, text, whole=True, log=False, optional=False, sweepable=False)
 
 
+ARGUMENTS = {
+    "clients_per_round": _argument("m", 1, 1000, "clients that take part in a round"),
+    "rounds": _argument("T", 1, 100_000, "communication rounds"),
+    "seeds": _argument("S", 1, 100, "runs from different clients and initial models; the bands"),
+    "steps": _argument("k", 1, 100, "adaptation steps on an unseen client"),
+    "evaluations": _argument("E", 1, 1000, "points of a learning curve"),
+}
+
+
 def declaration(field: str, task: str = "Sines") -> Hyper:
-    """Where a control's symbol, range and words come from; for an argument of ``fm.compare``, its documentation."""
-    return {
-        "heterogeneity": lambda: declared(TASKS[task], "heterogeneity"),
-        "shots": lambda: declared(TASKS[task], shots_field(task)),
-        "inner_steps": lambda: declared(fm.FedMAML, "inner_steps"),
-        "inner_lr": lambda: declared(fm.FedMAML, "inner_lr"),
-        "clients_per_round": lambda: _argument("m", 1, 1000, "clients that take part in a round"),
-        "rounds": lambda: _argument("T", 1, 100_000, "communication rounds"),
-        "seeds": lambda: _argument("S", 1, 100, "runs from different clients and initial models; the bands"),
-        "steps": lambda: _argument("k", 1, 100, "adaptation steps on an unseen client"),
-        "evaluations": lambda: _argument("E", 1, 1000, "points of a learning curve"),
-    }[field]()
+    """Where a control's symbol, range and words come from: the population's declaration, or FedMAML's, or for an
+    argument of ``fm.compare`` its documentation."""
+    for cls in (TASKS[task], fm.FedMAML):
+        found = reached(cls, field)
+        if found is not None:
+            return found.metadata["hyper"]  # type: ignore[no-any-return]
+    return ARGUMENTS[field]
 
 
-def recorded_inner_lr(task: str) -> float | None:
-    """The inner step size that None stands for in FedMAML on this task."""
-    return RECORDED.get(task, {}).get("FedMAML", {}).get("inner_lr")
+def recorded(field: str, task: str) -> float | None:
+    """The number that None stands for in FedMAML on this task; None where nothing is recorded under that name."""
+    return RECORDED.get(task, {}).get("FedMAML", {}).get(field)
 
 
 def ready(task: str) -> tuple[str, ...]:

@@ -1,8 +1,9 @@
-"""How everything looks: a colour, a line style and a marker a method, the same in every plot, panel and lesson.
+"""How everything looks: a colour, a line style and a marker a method, the same in every plot of a study or a panel.
 
-The two methods that are compared most have Okabe and Ito's vermilion and blue; the others were moved in hue and
+The two methods that are compared most have Okabe and Ito's vermilion and blue; the other colours were moved in hue and
 lightness until every two stay apart under each kind of colour blindness, with a contrast of at least 3:1 to the paper
-(tests/test_style.py computes both). No two share dashes or a marker, so a plot also reads in grey. `figure(...)` makes
+(tests/test_style.py computes both). Eight is about as many as there are; from the ninth method on colours come again,
+with other dashes and another marker. No two share those, so a plot also reads in grey. `figure(...)` makes
 a Figure without pyplot that shows as a PNG; `dress(ax)` gives any axes, also pyplot's, the same look, `legend(ax)` a
 legend that lies over no curve.
 """
@@ -46,7 +47,7 @@ class Look:
     light: str
     dark: str
     dashes: tuple[float, ...]
-    marker: str
+    marker: str | tuple[int, int, int]
 
     def color(self, theme: Theme = LIGHT) -> str:
         return self.dark if theme.dark else self.light
@@ -61,30 +62,48 @@ class Look:
         return self.line(theme) | {"marker": self.marker, "markersize": 5.5 * theme.scale}
 
 
-LOOKS = {
-    "FedMAML": Look("#d55e00", "#f07d1a", (), "o"),
-    "FedAvg": Look("#0072b2", "#3d9bd6", (5, 1.6), "s"),
-    "PerFedAvg": Look("#b38c35", "#ffc83d", (6, 1.5, 1, 1.5), "D"),
-    "FedReptile": Look("#006b45", "#00b083", (2.5, 1.2), "^"),
-    "FedMetaSGD": Look("#8f2f6b", "#e07ab8", (9, 2), "P"),
-    "FedProx": Look("#0096f5", "#a9dcff", (1, 1), "v"),
-    "PFedMe": Look("#4a3500", "#d8d06a", (3, 1, 1, 1, 1, 1), "X"),
-    "LocalOnly": Look("#7a7a7a", "#777777", (1, 2.2), "d"),
-}
+# On light and on dark paper. The first two are FedMAML's and FedAvg's.
+COLOURS = (
+    ("#d55e00", "#f07d1a"),
+    ("#0072b2", "#3d9bd6"),
+    ("#b38c35", "#ffc83d"),
+    ("#006b45", "#00b083"),
+    ("#8f2f6b", "#e07ab8"),
+    ("#0096f5", "#a9dcff"),
+    ("#4a3500", "#d8d06a"),
+    ("#7a7a7a", "#777777"),
+)
+# Twice as many: the second eight stand under the colours of the first eight, and differ from them in kind.
+DASHES = (
+    (), (5, 1.6), (6, 1.5, 1, 1.5), (2.5, 1.2), (9, 2), (1, 1), (3, 1, 1, 1, 1, 1), (1, 2.2),
+    (3, 3), (1, 1, 1, 3.5), (2, 4), (7, 1, 1, 1, 1, 1), (2, 1, 2, 3), (5, 4), (8, 1, 2, 1), (4, 1.2, 4, 1.2, 1, 1.2),
+)  # fmt: skip
+MARKERS = ("o", "s", "D", "^", "P", "v", "X", "d", "*", "<", "p", "8", ">", (4, 1, 0), "h", (3, 1, 0))
+
+DIFFERENT = len(DASHES) * len(MARKERS)
+
+
+def numbered(i: int) -> Look:
+    """The i-th look. Of the first 8 no two share a colour, of the first 16 dashes or a marker; the first DIFFERENT
+    differ."""
+    light, dark = COLOURS[i % len(COLOURS)]
+    again, n = divmod(i, len(DASHES))
+    return Look(light, dark, DASHES[n], MARKERS[(n + again) % len(MARKERS)])
+
+
+LOOKS = {"FedMAML": numbered(0), "FedAvg": numbered(1)}  # the two in every plot; the others go by their order
 
 
 def looks(names: Iterable[str]) -> dict[str, Look]:
-    """A look for every name of a study: a known method's own, also inside a longer name ("FedMAML, 5 steps"), as
-    long as nobody else in the study has it; otherwise the next free one."""
-    names, given = list(names), {}
-    for name in names:
-        if name in LOOKS:
-            given[name] = LOOKS[name]
+    """A look for every method of a study. FedMAML and FedAvg have their own, also inside a longer name ("FedMAML, 5
+    steps") as long as nobody else in the study has it; the others the next free one, by their order."""
+    names = list(names)
+    given = {name: LOOKS[name] for name in names if name in LOOKS}
     for name in names:
         if name not in given:
-            own = [LOOKS[known] for known in LOOKS if name.startswith(known)]
-            free = [look for look in (*own, *LOOKS.values()) if look not in given.values()]
-            given[name] = free[0] if free else list(LOOKS.values())[len(given) % len(LOOKS)]
+            own = [look for known, look in LOOKS.items() if name.startswith(known)]
+            free = (look for look in (*own, *map(numbered, range(DIFFERENT))) if look not in given.values())
+            given[name] = next(free, numbered(len(given)))
     return {name: given[name] for name in names}
 
 

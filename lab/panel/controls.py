@@ -12,7 +12,7 @@ from typing import Any
 import ipywidgets as widgets
 
 from fmlab.declare import Hyper
-from lab.style import Look
+from lab.plots.style import Look
 
 WORDS = {"clients_per_round": "clients a round", "inner_lr": "inner step size", "k": "steps shown"}
 Changed = Callable[[str, Any], None]

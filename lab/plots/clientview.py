@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +15,9 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from fmlab.study import Study
-from lab import style
-from lab.marks import Marks
+from lab.plots import style
+from lab.plots.marks import Marks
+from lab.plots.style import Look
 
 Array = NDArray[np.float64]
 PICTURES, ROOM = 8, 4.5  # pictures of each set at most, and the room at their right, in pictures
@@ -63,10 +65,11 @@ def _truth(study: Study, client: int, seed: int, grid: torch.Tensor) -> Array:
     return truth
 
 
-def client(ax: Axes | Marks, view: View, k: int, title: str = "") -> Marks:
-    """The client with every method before (thin) and after k adaptation steps; pictures for classification."""
+def client(ax: Axes | Marks, view: View, k: int, title: str = "", looks: Mapping[str, Look] | None = None) -> Marks:
+    """The client with every method before (thin) and after k adaptation steps; pictures for classification. ``looks``:
+    of the methods (None: by their order in the view, which is the study's)."""
     draw = _curve if view.grid is not None else _pictures
-    return draw(Marks.on(ax), view, k, title)
+    return draw(Marks.on(ax), view, k, title, looks or style.looks(view.predictions))
 
 
 def unseen_client(ax: Axes | Marks, study: Study, k: int | None = None, client_number: int = 0, seed: int = 0) -> Marks:
@@ -78,9 +81,9 @@ def steps_in_words(k: int) -> str:
     return "before adaptation" if k == 0 else f"after {k} adaptation step{'s' * (k > 1)}"
 
 
-def _curve(m: Marks, view: View, k: int, title: str) -> Marks:
+def _curve(m: Marks, view: View, k: int, title: str, looks: Mapping[str, Look]) -> Marks:
     x, y = view.support
-    ink, scale, looks = m.theme.ink, m.theme.scale, style.looks(view.predictions)
+    ink, scale = m.theme.ink, m.theme.scale
     truth = {"color": m.theme.middle, "linewidth": 5 * scale, "alpha": 0.45, "linestyle": "solid"}
     support = {"color": ink, "marker": "o", "markersize": 8 * scale, "linestyle": "none"}
     with m:
@@ -109,9 +112,9 @@ def _curve(m: Marks, view: View, k: int, title: str) -> Marks:
     return m
 
 
-def _pictures(m: Marks, view: View, k: int, title: str) -> Marks:
+def _pictures(m: Marks, view: View, k: int, title: str, looks: Mapping[str, Look]) -> Marks:
     """Its support pictures with their labels, then query pictures with every method's predicted labels."""
-    looks, names = style.looks(view.predictions), list(view.predictions)
+    names = list(view.predictions)
     (sx, sy), (qx, qy) = view.support, view.query
     shown = [_spread(labels, PICTURES) for labels in (sy, qy)]
     size = 10.5 * m.theme.scale

@@ -21,8 +21,8 @@ import traitlets
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.transforms import Bbox
 
-from lab.marks import Marks
-from lab.style import Picture, Theme
+from lab.plots.marks import Marks
+from lab.plots.style import Picture, Theme
 
 DRAWING = threading.RLock()
 DPI = 80
@@ -31,12 +31,12 @@ Draw = Callable[[Marks], Any]
 
 
 @dataclass
-class Kept:
+class Bitmaps:
     """Bitmaps of one plot: its frame, and its legend."""
 
-    frame: tuple[Any, ...]
-    bitmap: Any
-    framed: tuple[Any, ...] = ()
+    key: tuple[Any, ...]  # what the frame says
+    frame: Any
+    legend_key: tuple[Any, ...] = ()  # what the plot says with the legend
     legend: Any = None
 
 
@@ -69,7 +69,7 @@ class Canvas:
             self.agg.draw()
             self._marks: dict[str, Marks] = {}
             self._boxes: dict[str, Bbox] = {}
-            self._frames: dict[str, Kept] = {}
+            self._bitmaps: dict[str, Bitmaps] = {}
             for name, (line, column, span) in places.items():
                 left, right = width * column / columns, width * (column + span) / columns
                 top = self.height - line * row
@@ -103,21 +103,22 @@ class Canvas:
         for artist in artists:
             artist.set_animated(True)  # left out when the axes draw themselves
         ax = marks.ax
-        frame = (ax.get_title(loc="left"), ax.get_xlabel(), ax.get_ylabel(), ax.get_xlim(), ax.get_ylim(), ax.axison)
-        kept = self._frames.get(name)
-        if kept is None or kept.frame != frame:
+        key = (ax.get_title(loc="left"), ax.get_xlabel(), ax.get_ylabel(), ax.get_xlim(), ax.get_ylim(), ax.axison)
+        bitmaps = self._bitmaps.get(name)
+        if bitmaps is None or bitmaps.key != key:
             self._paper_over(box)
             ax.draw(self.agg.get_renderer())
-            kept = self._frames[name] = Kept(frame, self.agg.copy_from_bbox(box))
+            bitmaps = self._bitmaps[name] = Bitmaps(key, self.agg.copy_from_bbox(box))
         else:
-            self.agg.restore_region(kept.bitmap)
-        if legend is not None and kept.framed != marks.framed:  # a legend costs more than all the lines
+            self.agg.restore_region(bitmaps.frame)
+        if legend is not None and bitmaps.legend_key != marks.framed:  # a legend costs more than all the lines
             ax.draw_artist(legend)
-            kept.framed, kept.legend = marks.framed, self.agg.copy_from_bbox(legend.get_window_extent().padded(2))
-            self.agg.restore_region(kept.bitmap)
+            bitmaps.legend_key = marks.framed
+            bitmaps.legend = self.agg.copy_from_bbox(legend.get_window_extent().padded(2))
+            self.agg.restore_region(bitmaps.frame)
         for artist in artists:
             if artist is legend:
-                self.agg.restore_region(kept.legend)
+                self.agg.restore_region(bitmaps.legend)
             else:
                 ax.draw_artist(artist)
 
@@ -131,7 +132,7 @@ class Canvas:
         """The picture in a higher resolution, for a slide or a paper."""
         with DRAWING:
             out = io.BytesIO()
-            # A canvas of its own: saving resizes the bitmap, and the live one holds the kept frames.
+            # A canvas of its own: saving resizes the bitmap, and the live one holds the frames' bitmaps.
             FigureCanvasAgg(self.figure).print_figure(out, format="png", dpi=DPI * zoom)
             self.figure.set_canvas(self.agg)
         return out.getvalue()

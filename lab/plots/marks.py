@@ -24,7 +24,7 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from numpy.typing import ArrayLike, NDArray
 
-from lab import style
+from lab.plots import style
 
 FAR = 1e6  # a diverging run's numbers: still drawn as a line that leaves the plot, without overflow
 
@@ -62,8 +62,8 @@ class Marks:
 
     def __getitem__(self, key: Hashable) -> Any:
         """The artist that was last drawn under this name, whatever its kind. Raises KeyError if there is none."""
-        for kept, artist in self._made.items():
-            if kept in self._named and isinstance(kept, tuple) and kept[1:] == (key,):
+        for made, artist in self._made.items():
+            if made in self._named and isinstance(made, tuple) and made[1:] == (key,):
                 return artist
         raise KeyError(key)
 
@@ -76,7 +76,7 @@ class Marks:
             artist.set_visible(key in self._named)
 
     def line(self, key: Hashable, x: ArrayLike, y: ArrayLike, **look: Any) -> Line2D:
-        line = self._keep(("line", key), lambda: self.ax.add_line(Line2D([], [])))
+        line = self._artist(("line", key), lambda: self.ax.add_line(Line2D([], [])))
         line.set(xdata=np.asarray(x, dtype=np.float64), ydata=numbers(y), **look)
         return line
 
@@ -84,7 +84,7 @@ class Marks:
         return self.line(key, x, y, linestyle="none", **({"marker": "o", "markersize": 7 * self.theme.scale} | look))
 
     def band(self, key: Hashable, x: ArrayLike, low: ArrayLike, high: ArrayLike, color: str) -> None:
-        band = self._keep(
+        band = self._artist(
             ("band", key), lambda: FillBetweenPolyCollection("x", *(np.zeros((3, 1))), linewidth=0, zorder=1)
         )
         if band.axes is None:
@@ -95,7 +95,7 @@ class Marks:
 
     def text(self, key: Hashable, x: float, y: float, says: str, *, inside: bool = False, **look: Any) -> Text:
         """``inside``: x and y count from 0 to 1 over the axes instead of in data."""
-        text = self._keep(("text", key), lambda: self.ax.text(0, 0, "", clip_on=False))
+        text = self._artist(("text", key), lambda: self.ax.text(0, 0, "", clip_on=False))
         where = self.ax.transAxes if inside else self.ax.transData
         size = 11 * self.theme.scale
         text.set(position=(x, y), text=says, transform=where, **({"color": self.theme.ink, "fontsize": size} | look))
@@ -105,7 +105,7 @@ class Marks:
         self, key: Hashable, pixels: NDArray[Any], extent: tuple[float, float, float, float], **look: Any
     ) -> AxesImage:
         """pixels (rows, columns[, 3]); extent (left, right, bottom, top) in data."""
-        image = self._keep(
+        image = self._artist(
             ("image", key), lambda: self.ax.add_image(AxesImage(self.ax, zorder=0.5, interpolation="nearest"))
         )
         image.set_data(pixels)
@@ -118,7 +118,7 @@ class Marks:
         if key not in self._made:
             for old in [k for k in self._made if isinstance(k, tuple) and k[:1] == ("surface",)]:
                 self._made.pop(old).remove()
-        self._keep(key, lambda: self.ax.contour(x, y, z, levels=levels, colors=[self.theme.faint], zorder=0.8))
+        self._artist(key, lambda: self.ax.contour(x, y, z, levels=levels, colors=[self.theme.faint], zorder=0.8))
 
     def settle(self, limits: tuple[float, float]) -> tuple[float, float]:
         """``limits`` of y, where the plot is calm with the present ones in them: axes that jump with every frame are
@@ -163,7 +163,7 @@ class Marks:
         if legend:
             style.legend(self.ax, [Line2D([], [], label=label, **look) for label, look in legend], over)
 
-    def _keep(self, key: Hashable, make: Any) -> Any:
+    def _artist(self, key: Hashable, make: Any) -> Any:
         self._named.add(key)
         if key not in self._made:
             self._made[key] = make()

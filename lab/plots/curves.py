@@ -1,7 +1,6 @@
-"""The views of a study, each for one axes; a panel and a lesson draw the same ones.
+"""The curves of a study, each for one axes, and the numbers that they show.
 
-Every function takes ``ax`` (an Axes, or the Marks of an earlier call, whose artists it then moves), draws all there
-is to see and returns the Marks. No pyplot, no mathtext. A run that stopped being finite is named in the plot.
+A run that stopped being finite is named in the plot. ``looks``: of the methods (None: by their order in the study).
 """
 
 from __future__ import annotations
@@ -11,18 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, to_rgb
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from lab import style
-from lab.clientview import View, client, look_at, steps_in_words, unseen_client
-from lab.marks import Marks, numbers
+from lab.plots import style
+from lab.plots.clientview import steps_in_words
+from lab.plots.marks import Marks
+from lab.plots.style import Look
 
 if TYPE_CHECKING:
     from fmlab.study import Study
-
-__all__ = ["Marks", "View", "adaptation", "advantage", "baselines", "client", "drift", "gains", "learning", "look_at"]
-__all__ += ["map", "unseen_client", "whom"]
 
 AXES = {"rounds": "rounds", "bytes": "bytes sent up and down", "gradient evaluations": "gradient evaluations"}
 QUANTITIES = ("loss", "accuracy")
@@ -43,6 +39,7 @@ def learning(
     k: int | None = None,
     title: str = "",
     up_to: int | None = None,
+    looks: Mapping[str, Look] | None = None,
 ) -> Marks:
     """Mean over unseen clients after k adaptation steps (None: all) as training goes on: the seeds' mean, and a band
     from the lowest to the highest seed. ``x``: "rounds", "bytes" or "gradient evaluations" of one run. ``up_to``: the
@@ -60,7 +57,7 @@ def learning(
             n: np.asarray(study.gradient_evaluations[n]).reshape(-1)[-len(rounds) :] for n in curves
         },
     }[x]
-    m, looks = Marks.on(ax), style.looks(curves)
+    m, looks = Marks.on(ax), looks or style.looks(study.names)
     share_done = rounds[-1] / (up_to or study.config["rounds"])
     end = max((float(v[-1]) for v in along.values()), default=0.0)
     with m:
@@ -87,13 +84,14 @@ def adaptation(
     k: int | None = None,
     base: Mapping[str, float] | None = None,
     title: str = "",
+    looks: Mapping[str, Look] | None = None,
 ) -> Marks:
     """Mean over unseen clients after 0, 1, ..., steps adaptation steps, band over seeds; thin lines: ``base``
     (None: `baselines` of the study). ``k`` marks one number of steps."""
     source = _quantity(study, quantity, study.adaptation, study.accuracy)
     curves = {name: _runs(t, 3, name).mean(1) for name, t in source.items()}
     base = baselines(study, quantity) if base is None else base
-    m, looks, steps = Marks.on(ax), style.looks(curves), np.arange(study.steps + 1)
+    m, looks, steps = Marks.on(ax), looks or style.looks(study.names), np.arange(study.steps + 1)
     limits = m.settle(_limits(quantity, [*curves.values(), *([[list(base.values())]] if base else [])]))
     with m:
         for name, curve in curves.items():
@@ -144,12 +142,13 @@ def whom(
     quantity: str = "loss",
     against: str | None = None,
     title: str = "",
+    looks: Mapping[str, Look] | None = None,
 ) -> Marks:
     """`gains`, from the largest to the smallest; the legend says for which share of the clients the gain is negative.
     The table's "hurt" is another share: of clients who lose by adapting at all."""
     k, against = study.steps if k is None else k, against or reference(study)
     found = {name: g[np.isfinite(g)] for name, g in gains(study, k, quantity, against).items()}
-    m, looks = Marks.on(ax), style.looks(study.names)
+    m, looks = Marks.on(ax), looks or style.looks(study.names)
     unit, most = (1.0, 0.0) if quantity == "loss" else (100.0, 100.0)
     many, legend = len(found) > 3, []
     with m:
@@ -194,112 +193,6 @@ def advantage(
         return 100 * (ours - theirs)
     unit = study.trivial_loss or max(theirs, ours, 1e-300)
     return float(np.clip(100 * (theirs - ours) / unit, -100, 100))
-
-
-def map(
-    ax: Axes | Marks,
-    heterogeneity: ArrayLike,
-    inner_steps: ArrayLike,
-    percent: ArrayLike,
-    *,
-    here: tuple[float, float] | None = None,
-    names: tuple[str, str] = ("FedAvg", "FedMAML"),
-    title: str = "",
-    x: str = "heterogeneity",
-) -> Marks:
-    """The map: ``percent`` (inner steps, heterogeneity) is the `advantage` of the second method over the first, NaN
-    where not computed yet; its colour is the winner's. ``here`` marks the current setting, also between the cells."""
-    h, steps, values = (np.asarray(a, dtype=np.float64) for a in (heterogeneity, inner_steps, percent))
-    m = Marks.on(ax)
-    colors = [style.looks(names)[n].color(m.theme) for n in names]
-    cmap = LinearSegmentedColormap.from_list("who wins", [colors[0], m.theme.paper, colors[1]])
-    rgb = cmap(np.clip(0.5 + values / 200, 0, 1))[..., :3]
-    rgb[~np.isfinite(values)] = to_rgb(m.theme.faint)
-    with m:
-        m.image("cells", rgb[::-1], (-0.5, len(h) - 0.5, -0.5, len(steps) - 0.5))
-        for row in range(len(steps)):
-            for column in range(len(h)):
-                value = values[row, column]
-                says = "…" if np.isnan(value) else f"{value:+.0f} %".replace("-", "−")
-                bright = np.dot(rgb[row, column], (0.3, 0.59, 0.11)) > 0.5
-                color = m.theme.middle if np.isnan(value) else "#000000" if bright else "#ffffff"
-                m.text((row, column), column, row, says, ha="center", va="center", color=color, zorder=3)
-        if here is not None:
-            at = np.interp(here[0], h, np.arange(len(h))), np.interp(here[1], steps, np.arange(len(steps)))
-            corners = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1), (-1, -1)]) * 0.47 + at
-            m.line("here", *corners.T, color=m.theme.ink, linewidth=2.5 * m.theme.scale, zorder=4, clip_on=False)
-        m.frame(
-            title=title or f"The map: {names[1]} against {names[0]} fine-tuned",
-            x=x,
-            y="inner steps",
-            xlim=(-0.5, len(h) - 0.5),
-            ylim=(-0.5, len(steps) - 0.5),
-            ticks=(h.tolist(), steps.tolist()),
-        )
-    return m
-
-
-def drift(
-    ax: Axes | Marks,
-    surface: tuple[ArrayLike, ArrayLike, ArrayLike],
-    clients: ArrayLike,
-    server: ArrayLike,
-    points: Mapping[str, tuple[float, float]],
-    minima: ArrayLike | None = None,
-    title: str = "",
-) -> Marks:
-    """Two parameters: contours of the mean loss, paths and marked points.
-
-    surface: x (a,), y (b,), loss (b, a); clients (C, local steps + 1, 2): their paths in one round; server
-    (rounds + 1, 2); points: name of a method, or any words, -> where its server comes to rest; minima (C, 2): of the
-    clients' own losses.
-    """
-    x, y, loss = (np.asarray(a, dtype=np.float64) for a in surface)
-    m = Marks.on(ax)
-    path, local = (np.where(np.abs(p) < 1e3, p, np.nan) for p in (numbers(server), numbers(clients)))  # diverged: a gap
-    levels = np.quantile(loss, np.linspace(0.02, 0.9, 9))
-    size, middle = m.theme.scale, m.theme.middle
-    walked = {
-        "color": style.LOOKS["FedAvg"].color(m.theme),
-        "linewidth": 2.2 * size,
-        "marker": ".",
-        "markersize": 7 * size,
-    }
-    drifting = {"color": middle, "linewidth": 1.1 * size, "marker": ".", "markersize": 5 * size}
-    legend: list[tuple[str, dict[str, Any]]] = [
-        ("FedAvg's server, round by round", walked),
-        ("clients, step by step", drifting),
-    ]
-    with m:
-        m.contours(("surface", loss.tobytes()), x, y, loss, levels)
-        for i, steps in enumerate(local):
-            m.line(("client", i), steps[:, 0], steps[:, 1], zorder=2, **drifting)
-        m.line("server", path[:, 0], path[:, 1], zorder=3, **walked)
-        if minima is not None:
-            own = {"color": middle, "marker": "x", "markersize": 9 * size, "markeredgewidth": 2.2 * size}
-            m.points("minima", *numbers(minima).T, zorder=2.5, **own)
-            legend.append(("clients' own minima", own | {"linestyle": "none"}))
-        for name, (px, py) in points.items():
-            known = style.LOOKS.get(name)
-            color, marker = (known.color(m.theme), known.marker) if known else (m.theme.ink, "*")
-            look = {
-                "color": color,
-                "marker": marker,
-                "markersize": (12 if known else 17) * size,
-                "markeredgecolor": m.theme.paper,
-            }
-            m.points(name, [px], [py], zorder=5, **look)
-            legend.append((f"{name}: where it rests" if known else name, look | {"linestyle": "none"}))
-        m.frame(
-            title=title or "Client drift",
-            x="parameter 1",
-            y="parameter 2",
-            xlim=(float(x[0]), float(x[-1])),
-            ylim=(float(y[0]), float(y[-1])),
-            legend=legend,
-            over=True,  # room above would spoil the equal scales
-        )
-    return m
 
 
 def _quantity(study: Study, quantity: str, loss: Mapping[str, Any], accuracy: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -2,8 +2,7 @@
 
 The advantage is in per cent of the trivial predictor's loss: in per cent of the losses themselves it would be largest
 where all clients are alike and both losses small. A cell is its setting's study with one seed, computed in the
-background from the corners to the middles and kept in the panels' cache; it is the first rough answer when a slider
-comes by.
+background from the corners to the middles and remembered; it is the first rough answer when a slider comes by.
 """
 
 from __future__ import annotations
@@ -11,19 +10,19 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 
 import fmlab as fm
 from lab import plots
-from lab.cache import LRU
-from lab.setting import Setting
-from lab.worker import Checkpoint
+from lab.panel.setting import Setting
+from lab.plots.style import Look
 
 H = (0.0, 0.25, 0.5, 0.75, 1.0)
 K = (1, 2, 3, 5)
+Cell = tuple[float, int]  # heterogeneity, inner steps
 
 
 def pair(setting: Setting) -> tuple[str, str]:
@@ -36,7 +35,7 @@ def cell(setting: Setting, h: float, steps: int) -> Setting:
     return dataclasses.replace(setting.single(), heterogeneity=h, inner_steps=steps, methods=pair(setting))
 
 
-def coarse_to_fine() -> list[tuple[float, int]]:
+def coarse_to_fine() -> list[Cell]:
     """Every cell, the corners first, then the middles."""
 
     def ranks(n: int) -> list[int]:
@@ -49,46 +48,36 @@ def coarse_to_fine() -> list[tuple[float, int]]:
 
 
 class AdvantageMap:
-    """The cells computed so far, in percent; all of one kind of setting, the others are in the cache."""
+    """The cells that it was given, in percent; all of one kind of setting."""
 
     def __init__(self) -> None:
-        self.percent: dict[tuple[float, int], float] = {}
+        self.percent: dict[Cell, float] = {}
         self.kind: Setting | None = None
         self.unit = ""
 
-    def fill(self, setting: Setting, studies: LRU[fm.Study], checkpoint: Checkpoint) -> Iterator[None]:
-        """Compute what is missing, yielding after every new cell; ``checkpoint`` raises where something newer waits."""
+    def has(self, setting: Setting) -> Collection[Cell]:
+        """The cells of this setting's map that stand there."""
+        return self.percent if self._fits(setting) else ()
 
-        def between(t: int) -> bool:
-            checkpoint()
-            return False
-
-        for h, steps in coarse_to_fine():
-            if self._fits(setting) and (h, steps) in self.percent:
-                continue
-            wanted = cell(setting, h, steps)
-            study = studies.get(wanted)
-            if study is None:
-                *_, study = wanted.stream(between)
-                studies.put(wanted, study)
-            if not self._fits(setting):
-                self.kind, self.percent = cell(setting, 0.0, 1), {}
-            quantity = "accuracy" if study.accuracy else "loss"
-            self.unit = "points of accuracy" if quantity == "accuracy" else "% of trivial loss"
-            self.percent[h, steps] = plots.advantage(study, pair(setting)[1], quantity=quantity)
-            yield
+    def put(self, setting: Setting, at: Cell, study: fm.Study) -> None:
+        """One cell of this setting's map; cells of another kind of setting go."""
+        if not self._fits(setting):
+            self.kind, self.percent = cell(setting, 0.0, 1), {}
+        quantity = "accuracy" if study.accuracy else "loss"
+        self.unit = "points of accuracy" if quantity == "accuracy" else "% of trivial loss"
+        self.percent[at] = plots.advantage(study, pair(setting)[1], quantity=quantity)
 
     def state(self, setting: Setting) -> Any:
         """Changes whenever the picture would."""
         return cell(setting, 0.0, 1), len(self.percent), setting.heterogeneity, setting.inner_steps
 
-    def draw(self, marks: plots.Marks, setting: Setting) -> None:
+    def draw(self, marks: plots.Marks, setting: Setting, looks: Mapping[str, Look] | None = None) -> None:
         known = self.percent if self._fits(setting) else {}
         percent = np.array([[known.get((h, k), math.nan) for h in H] for k in K])
         names, here = pair(setting), (setting.heterogeneity, setting.inner_steps)
         title = f"{names[1]}'s gain" + (f", {self.unit}" if known else "")
         x = f"heterogeneity ({setting.rounds} rounds, 1 seed)"
-        plots.map(marks, H, K, percent, here=here, names=names, title=title, x=x)
+        plots.advantage_map(marks, H, K, percent, here=here, names=names, looks=looks, title=title, x=x)
 
     def _fits(self, setting: Setting) -> bool:
         return self.kind == cell(setting, 0.0, 1)

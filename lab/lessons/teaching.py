@@ -14,9 +14,9 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from lab import exercises
+from lab.lessons import exercises
 
-_kept: dict[tuple[str, ...], str] = {}  # guesses of this kernel, so that a cell run again still shows its own
+_guesses: dict[tuple[str, ...], str] = {}  # guesses of this kernel, so that a cell run again still shows its own
 
 
 class Prediction(widgets.VBox):
@@ -53,7 +53,7 @@ class Prediction(widgets.VBox):
 
     @property
     def guess(self) -> str | None:
-        return _kept.get(self._key)
+        return _guesses.get(self._key)
 
     def choose(self, choice: str) -> None:
         """Choose without committing. ValueError for what is no choice."""
@@ -69,7 +69,7 @@ class Prediction(widgets.VBox):
     def commit(self, _: Any = None) -> None:
         """Keep the chosen answer for good, and show what was held back."""
         if self.guess is None and self.chosen is not None:
-            _kept[self._key] = self.chosen
+            _guesses[self._key] = self.chosen
             self._shut()
 
     def _shut(self) -> None:

@@ -90,7 +90,7 @@ def packages() -> Iterator[Finding]:
 
 
 def torchvision() -> Iterator[Finding]:
-    from lab.l2l import import_torchvision
+    from lab.install.l2l import import_torchvision
 
     module = import_torchvision()
     loaded = module.extension._has_ops()
@@ -99,7 +99,7 @@ def torchvision() -> Iterator[Finding]:
 
 
 def learn2learn() -> Iterator[Finding]:
-    from lab.l2l import load
+    from lab.install.l2l import load
 
     try:
         load()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from lab.board import BUTTONS, GROUPS
-from lab.panel import CELLS, Panel
-from lab.setting import Setting
+from lab.panel.board import BUTTONS, GROUPS
+from lab.panel.panel import FIELDS, Panel
+from lab.panel.setting import Setting
+from lab.panel.views import CELLS
 
 
 def playground(**options: Any) -> Panel:
@@ -34,6 +34,5 @@ def one_client(**options: Any) -> Panel:
 
 
 def _panel(name: str, controls: Sequence[str], views: Sequence[str], **options: Any) -> Panel:
-    known = {f.name for f in dataclasses.fields(Setting)}
-    given = {k: options.pop(k) for k in list(options) if k in known}
+    given = {k: options.pop(k) for k in list(options) if k in FIELDS}
     return Panel(name, controls, views, setting=Setting(**given), **options)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import ipywidgets as widgets
 
 from fmlab.declare import Hyper
-from lab import plots, style
-from lab.controls import Changed, Control, switch, valid
-from lab.setting import METHODS, PRESETS, TASKS, Setting, declaration, default_shots, recorded_inner_lr
+from lab import plots
+from lab.panel.controls import Changed, Control, switch, valid
+from lab.panel.setting import METHODS, PRESETS, TASKS, Setting, declaration, default, recorded
+from lab.panel.views import Viewpoint
+from lab.plots.style import Look
 
 RANGES: dict[str, tuple[float, float]] = {  # what a slider spans, where its declaration allows more
     "inner_steps": (1, 10),
@@ -40,25 +41,24 @@ BUTTONS = {
 }
 
 
-@dataclass(frozen=True)
-class Look:
-    """What is looked at in a study; changing it needs no training."""
-
-    k: int | None = None  # adaptation steps; None: all
-    client: int = 0
-    x: str = "rounds"
-    quantity: str = "loss"
-
-
 class Board:
     """Controls of the fields ``wanted``, in their groups. ``changed(field, value)`` is called where a hand moves one.
 
-    every_event: follow a slider while it moves, not only where it comes to rest.
+    looks: of every method that can be switched on. every_event: follow a slider while it moves, not only where it
+    comes to rest.
     """
 
-    def __init__(self, wanted: Sequence[str], setting: Setting, changed: Changed, every_event: bool) -> None:
+    def __init__(
+        self,
+        wanted: Sequence[str],
+        setting: Setting,
+        looks: Mapping[str, Look],
+        changed: Changed,
+        every_event: bool,
+    ) -> None:
         self._changed = changed
         self._quiet = False
+        self._looks = looks
         self.controls: dict[str, Control] = {}
         self.boxes: dict[str, widgets.Dropdown] = {}
         self.switches: dict[str, widgets.HBox] = {}
@@ -67,40 +67,38 @@ class Board:
         self.root.add_class("fmlab-groups")
         for control in self.controls.values():
             control.slider.continuous_update = every_event
-        self.show(setting, Look())
+        self.show(setting, Viewpoint())
 
-    def show(self, setting: Setting, look: Look) -> None:
+    def show(self, setting: Setting, viewpoint: Viewpoint) -> None:
         """Bring every control to this setting, without calling back."""
         self._quiet = True
         try:
             for field, control in self.controls.items():
-                instead = recorded_inner_lr(setting.task) if field == "inner_lr" else None
-                control.limits(*_bounds(field, setting), instead)
-                control.set(_shown(field, setting, look))
+                control.limits(*_bounds(field, setting), recorded(field, setting.task))
+                control.set(_shown(field, setting, viewpoint))
             for name, row in self.switches.items():
                 row.children[1].value = name in setting.methods
             for field, box in self.boxes.items():
-                box.value = _shown(field, setting, look)
+                box.value = _shown(field, setting, viewpoint)
         finally:
             self._quiet = False
 
     def _row(self, field: str, setting: Setting) -> widgets.Widget:
         if field == "methods":
-            looks = style.looks(METHODS)
             for name, cls in METHODS.items():
                 on = name in setting.methods
-                self.switches[name] = switch(name, looks[name], on, _first_line(cls), self._switched)
+                self.switches[name] = switch(name, self._looks[name], on, _first_line(cls), self._switched)
             return widgets.HBox(list(self.switches.values()), layout=widgets.Layout(flex_flow="row wrap"))
         if field in DROPDOWNS:
             return self._dropdown(field, setting)
         h, low, high = _bounds(field, setting)
-        control = Control(field, h, _shown(field, setting, Look()), low, high, self._changed)
+        control = Control(field, h, _shown(field, setting, Viewpoint()), low, high, self._changed)
         self.controls[field] = control
         return control.root
 
     def _dropdown(self, field: str, setting: Setting) -> widgets.Dropdown:
         label, options, hint = DROPDOWNS[field]
-        value = _shown(field, setting, Look())
+        value = _shown(field, setting, Viewpoint())
         box = widgets.Dropdown(options=options, value=value, description=label, tooltip=f"{label}: {hint}")
         box.style = {"description_width": "112px"}
         box.layout = widgets.Layout(width="auto")
@@ -156,7 +154,7 @@ def _group(title: str, rows: list[widgets.Widget]) -> widgets.VBox | None:
     return widgets.VBox([heading, *rows], layout=widgets.Layout(flex=f"1 1 {wide}", min_width="300px"))
 
 
-def check(setting: Setting, look: Look) -> Setting:
+def check(setting: Setting, viewpoint: Viewpoint) -> Setting:
     """The setting with whole numbers as such. Raises ValueError for what no control could be set to."""
     for name in setting.methods:
         if name not in METHODS:
@@ -171,12 +169,12 @@ def check(setting: Setting, look: Look) -> Setting:
         if not (field == "shots" and value is None):
             h = declaration(field, setting.task)
             found[field] = valid(field, h, *span(field, h), value)
-    if look.x not in plots.AXES or look.quantity not in plots.QUANTITIES:
-        raise ValueError(f"x is one of {tuple(plots.AXES)}, quantity one of {plots.QUANTITIES}; got {look}")
-    if look.k is not None and look.k not in range(setting.steps + 1):
-        raise ValueError(f"k = {look.k!r} is not a whole number from 0 to {setting.steps}, or None for all")
-    if not isinstance(look.client, int) or look.client < 0:
-        raise ValueError(f"client = {look.client!r} is not a whole number from 0: which unseen client is shown")
+    if viewpoint.x not in plots.AXES or viewpoint.quantity not in plots.QUANTITIES:
+        raise ValueError(f"x is one of {tuple(plots.AXES)}, quantity one of {plots.QUANTITIES}; got {viewpoint}")
+    if viewpoint.k is not None and viewpoint.k not in range(setting.steps + 1):
+        raise ValueError(f"k = {viewpoint.k!r} is not a whole number from 0 to {setting.steps}, or None for all")
+    if not isinstance(viewpoint.client, int) or viewpoint.client < 0:
+        raise ValueError(f"client = {viewpoint.client!r} is not a whole number from 0: which unseen client is shown")
     return dataclasses.replace(setting, **found)
 
 
@@ -194,13 +192,12 @@ def _bounds(field: str, setting: Setting) -> tuple[Hyper, float, float]:
     return h, *span(field, h)
 
 
-def _shown(field: str, setting: Setting, look: Look) -> Any:
+def _shown(field: str, setting: Setting, viewpoint: Viewpoint) -> Any:
     """What the control of a field shows."""
     if field == "k":
-        return setting.steps if look.k is None else look.k
-    if field == "shots" and setting.shots is None:
-        return default_shots(setting.task)
-    return getattr(look if field in ("x", "quantity") else setting, field)
+        return setting.steps if viewpoint.k is None else viewpoint.k
+    value = getattr(viewpoint if field in ("x", "quantity") else setting, field)
+    return default(field, setting.task) if value is None else value
 
 
 def _first_line(cls: type) -> str:

@@ -11,10 +11,10 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from lab import style
-from lab.canvas import Canvas, Draw
-from lab.worker import Worker
-from lab.worker import synchronous as chosen_synchronous
+from lab.panel.canvas import Canvas, Draw
+from lab.panel.worker import Worker
+from lab.panel.worker import synchronous as chosen_synchronous
+from lab.plots import style
 
 THEMES = ("auto", "light", "dark")
 

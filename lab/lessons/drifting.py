@@ -20,11 +20,11 @@ from fmlab.declare import Declared, hyper
 from fmlab.engine import rounds
 from fmlab.gradients import path
 from lab import plots
-from lab.canvas import Canvas
-from lab.controls import Control
-from lab.css import STYLE
-from lab.live import Live
-from lab.marks import Marks
+from lab.panel.canvas import Canvas
+from lab.panel.controls import Control
+from lab.panel.css import STYLE
+from lab.panel.live import Live
+from lab.plots.marks import Marks
 
 CLIENTS, ROUNDS = 5, 30
 ACROSS, UP = np.linspace(-1.8, 4.2, 61), np.linspace(-1.0, 3.2, 43)  # equal scales in a picture of WIDTH x HEIGHT

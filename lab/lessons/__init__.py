@@ -1,0 +1,1 @@
+"""What the lessons ask and check, and the panel of client drift."""

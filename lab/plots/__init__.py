@@ -1,0 +1,14 @@
+"""What is drawn, and what is said of it; a panel and a lesson draw the same.
+
+Every plot takes ``ax`` (an Axes, or the Marks of an earlier call, whose artists it then moves), draws all there is to
+see and returns the Marks. No pyplot, no mathtext, no widgets.
+"""
+
+from lab.plots.clientview import View, client, look_at, unseen_client
+from lab.plots.curves import AXES, QUANTITIES, adaptation, advantage, baselines, gains, learning, reference, whom
+from lab.plots.driftplot import drift
+from lab.plots.heatmap import advantage_map
+from lab.plots.marks import Marks
+
+__all__ = ["AXES", "QUANTITIES", "Marks", "View", "adaptation", "advantage", "advantage_map", "baselines", "client"]
+__all__ += ["drift", "gains", "learning", "look_at", "reference", "unseen_client", "whom"]
