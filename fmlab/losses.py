@@ -1,9 +1,9 @@
 """The loss of one example, and its first and second derivative with respect to the prediction.
 
-``each(p, y)``: (..., n) losses. ``target(y, out)``: y in the shape of p. ``slope(p, target, scale, out)``: the first
-derivative d each / d p, ``curve(p, target, dp, scale, out)``: the second derivative times dp, both times ``scale``
-(..., n, 1) and without the constant ``factor(o)`` for o outputs, which the caller puts into its scale. What has an
-``out`` writes there and returns it.
+``each(p, y)``: (..., n) losses. Times ``scale`` (..., n, 1), and without the constant ``factor(o)`` for o outputs,
+which the caller puts into its scale: ``slope(p, scale, shift, out)``, the first derivative d each / d p, where
+``shift(y, scale, out)`` is what of it does not depend on p; ``curve(p, dp, scale, out)``, the second derivative times
+dp. What has an ``out`` writes there and returns it.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ class SquaredError:
     def each(self, p: Tensor, y: Tensor) -> Tensor:
         return (p - y).square().mean(-1)
 
-    def target(self, y: Tensor, out: Tensor) -> Tensor:
-        return out.copy_(y)
-
     def factor(self, outputs: int) -> float:
         return 2.0 / outputs
 
-    def slope(self, p: Tensor, target: Tensor, scale: Tensor, out: Tensor) -> Tensor:
-        return torch.sub(p, target, out=out).mul_(scale)
+    def shift(self, y: Tensor, scale: Tensor, out: Tensor) -> Tensor:
+        return torch.mul(y, scale, out=out).neg_()
 
-    def curve(self, p: Tensor, target: Tensor, dp: Tensor, scale: Tensor, out: Tensor) -> Tensor:
+    def slope(self, p: Tensor, scale: Tensor, shift: Tensor, out: Tensor) -> Tensor:
+        return torch.addcmul(shift, p, scale, out=out)
+
+    def curve(self, p: Tensor, dp: Tensor, scale: Tensor, out: Tensor) -> Tensor:
         return torch.mul(dp, scale, out=out)
 
     def correct(self, p: Tensor, y: Tensor) -> Tensor | None:
@@ -55,16 +55,16 @@ class CrossEntropy:
     def each(self, p: Tensor, y: Tensor) -> Tensor:
         return -p.mT.log_softmax(-2).gather(-2, y[..., None, :])[..., 0, :]
 
-    def target(self, y: Tensor, out: Tensor) -> Tensor:
-        return out.zero_().scatter_(-1, y[..., None], 1.0)
-
     def factor(self, outputs: int) -> float:
         return 1.0
 
-    def slope(self, p: Tensor, target: Tensor, scale: Tensor, out: Tensor) -> Tensor:
-        return torch.sub(_softmax(p), target, out=out).mul_(scale)
+    def shift(self, y: Tensor, scale: Tensor, out: Tensor) -> Tensor:
+        return out.zero_().scatter_(-1, y[..., None], scale).neg_()
 
-    def curve(self, p: Tensor, target: Tensor, dp: Tensor, scale: Tensor, out: Tensor) -> Tensor:
+    def slope(self, p: Tensor, scale: Tensor, shift: Tensor, out: Tensor) -> Tensor:
+        return torch.addcmul(shift, _softmax(p), scale, out=out)
+
+    def curve(self, p: Tensor, dp: Tensor, scale: Tensor, out: Tensor) -> Tensor:
         s = _softmax(p)
         return torch.mul(s, dp - (s * dp).sum(-1, keepdim=True), out=out).mul_(scale)
 

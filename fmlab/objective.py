@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
+from fmlab.closed_form import Programs
 from fmlab.data import Examples
 from fmlab.gradients import Product, StepSize, autograd, autograd_linearize, grad, meta_grads
 from fmlab.losses import Loss, mean
 from fmlab.models import MLP, Model
-from fmlab.models.backprop import Backprop
 
 Scored = tuple[Tensor, Tensor | None]  # loss and, for classification, share correct (R, C)
 
@@ -67,6 +68,12 @@ class Objective(ABC):
         """See ``fm.meta_grad``."""
         return meta_grads(self, w, support, query, lr, steps, first_order)[0]
 
+    def meta_gradients(
+        self, w: Tensor, support: Examples, query: Examples, lr: StepSize, steps: int, first_order: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """See ``meta_grads``."""
+        return meta_grads(self, w, support, query, lr, steps, first_order)
+
     def scores(self, models: Iterable[Tensor], data: Examples) -> Iterator[Scored]:
         """Loss and share correct of each of ``models`` (R, C, P)."""
         return ((self(w, data), None) for w in models)
@@ -116,20 +123,20 @@ class Empirical(Objective):
         return mean(self.loss.each(self.model(w, data.x), data.y), data.weight)
 
     @cached_property
-    def backprop(self) -> Backprop | None:
+    def programs(self) -> Programs | None:
         """The same derivatives in closed form, where the model has them."""
-        return Backprop(self.model, self.loss) if self.closed_form and isinstance(self.model, MLP) else None
+        return Programs(self.model, self.loss) if self.closed_form and isinstance(self.model, MLP) else None
 
-    def _closed(self, w: Tensor, lr: StepSize) -> Backprop | None:
-        """The closed form where it can be used: nobody differentiates through, and a client has one step size."""
-        one_size = not isinstance(lr, Tensor) or (lr.shape[-1:] in ((), (1,)) and not lr.requires_grad)
-        return self.backprop if one_size and not w.requires_grad else None
+    def _programs(self, *inputs: object) -> Programs | None:
+        """The closed form where it can be used: nobody differentiates through."""
+        graph = any(isinstance(t, Tensor) and t.requires_grad for t in inputs)
+        return None if graph else self.programs
 
     def gradient(self, w: Tensor, data: Examples) -> Tensor:
-        return self.backprop.gradient(w, data) if self.backprop else autograd(self, w, data)
+        return self.programs.gradient(w, data) if self.programs else autograd(self, w, data)
 
     def linearize(self, w: Tensor, data: Examples) -> tuple[Tensor, Product]:
-        return self.backprop.linearize(w, data) if self.backprop else autograd_linearize(self, w, data)
+        return self.programs.linearize(w, data) if self.programs else autograd_linearize(self, w, data)
 
     def descend(
         self,
@@ -140,29 +147,36 @@ class Empirical(Objective):
         pull: StepSize = 0.0,
         to: Tensor | None = None,
     ) -> Tensor:
-        if (fast := self._closed(w, lr)) is None:
+        if (fast := self._programs(w, lr, pull, to)) is None:
             return super().descend(w, data, lr, steps, pull, to)
-        batches = ((data(k) if callable(data) else data, lr) for k in range(steps))
-        return fast.descend(w, batches, pull, to)
+        batches = (data(k) if callable(data) else data for k in range(steps))
+        return fast.descend(w, batches, lr, pull, to)
 
     def path(self, w: Tensor, data: Examples, lr: StepSize, steps: int) -> Iterator[Tensor]:
-        if (fast := self._closed(w, lr)) is None:
+        if (fast := self._programs(w, lr)) is None:
             yield from super().path(w, data, lr, steps)
             return
         yield w
-        yield from fast.path(w, [(data, lr)] * steps)
+        yield from fast.path(w, data, lr, steps)
 
     def meta_gradient(
         self, w: Tensor, support: Examples, query: Examples, lr: StepSize, steps: int, first_order: bool = False
     ) -> Tensor:
-        if (fast := self._closed(w, lr)) is None:
+        if (fast := self._programs(w, lr)) is None:
             return super().meta_gradient(w, support, query, lr, steps, first_order)
-        return fast.meta_gradient(w, support, query, [lr] * steps, not first_order)
+        return fast.meta_gradient(w, support, query, lr, steps, not first_order)
+
+    def meta_gradients(
+        self, w: Tensor, support: Examples, query: Examples, lr: StepSize, steps: int, first_order: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        if (fast := self._programs(w, lr)) is None:
+            return super().meta_gradients(w, support, query, lr, steps, first_order)
+        return fast.meta_gradients(w, support, query, lr * torch.ones_like(w), steps, not first_order)
 
     def scores(self, models: Iterable[Tensor], data: Examples) -> Iterator[Scored]:
         """From one forward pass each."""
-        if self.backprop:
-            predictions = self.backprop.predictions(models, data.x)
+        if self.programs:
+            predictions = self.programs.predictions(models, data.x)
         else:
             predictions = (self.model(w, data.x) for w in models)
         return (self._score(p, data) for p in predictions)
@@ -183,5 +197,5 @@ class Empirical(Objective):
         return self.model.head
 
     def forget(self) -> None:
-        if self.backprop:
-            self.backprop.forget()
+        if self.programs:
+            self.programs.forget()

@@ -1,7 +1,7 @@
 """A multilayer perceptron whose parameters carry leading axes (runs, clients).
 
 Layer l holds one block of rows (d_l + 1, o_l) in w: the weights, then the bias as last row. Here stands the readable
-forward pass, which autograd can take; ``fmlab.models.backprop`` has the same derivatives in closed form.
+forward pass, which autograd can take; ``fmlab.closed_form`` has the same derivatives in closed form.
 """
 
 from __future__ import annotations

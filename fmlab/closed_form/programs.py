@@ -1,0 +1,267 @@
+"""Gradients, steps, meta-gradients and Hessian products of an ``MLP`` as programs made of ``passes``.
+
+A program is the memory for data of one shape and the calls that fill it. ``Programs`` remembers those used last.
+
+A step size that differs by parameter cannot be put into the errors: then a step writes h^T e down, with errors that
+count -1, and adds it times the step sizes. Layers below the first one whose step sizes are not all 0 stay as they are,
+so only the first step goes forward through them and none goes back.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fmlab.closed_form.passes import Calls, Inputs, Pass, Weights, run, views
+from fmlab.data import Examples
+from fmlab.gradients import Product, StepSize
+from fmlab.losses import Loss
+from fmlab.models.mlp import MLP
+
+CAPACITY = 12  # programs remembered; a comparison of two algorithms has five
+
+
+@dataclass(frozen=True)
+class Programs:
+    """What the closed form of one model and loss can do. Each thread has programs of its own, so that two threads may
+    use one object, and remembers the last ``CAPACITY`` until ``forget``."""
+
+    model: MLP
+    loss: Loss
+    _local: threading.local = field(default_factory=threading.local, repr=False, compare=False)
+
+    def gradient(self, w: Tensor, data: Examples) -> Tensor:
+        """(R, C, P), equal to autograd's."""
+        program: Gradient = self._program(Gradient, w, data)
+        return program.run(w, data)
+
+    def linearize(self, w: Tensor, data: Examples) -> tuple[Tensor, Product]:
+        """The gradient (R, C, P) and v (R, C, P) -> Hessian v (R, C, P)."""
+        program = Gradient(self, w, data)  # memory of its own: the product may be taken any time later
+        return program.run(w, data), program.hessian
+
+    def path(self, w: Tensor, data: Examples, lr: StepSize, steps: int) -> Iterator[Tensor]:
+        """The models (R, C, P) after each step. Between two of them anything else may be computed, also other paths."""
+        walker = object()
+        program: Descent = self._program(Descent, w, data, self._first(lr))
+        for _ in range(steps):
+            if program.walker is not walker:
+                program.start(w, lr, walker=walker)
+            program.step(data)
+            w = program.w.flat()
+            yield w
+
+    def descend(
+        self,
+        w: Tensor,
+        batches: Iterable[Examples],
+        lr: StepSize,
+        pull: StepSize = 0.0,
+        to: Tensor | None = None,
+    ) -> Tensor:
+        """The models (R, C, P) after a step  v <- v - lr (grad f(v) + pull (v - to))  on each of ``batches``."""
+        first, last = self._first(lr), None
+        for data in batches:
+            program: Descent = self._program(Descent, w, data, first)
+            if program is not last:
+                program.start(w if last is None else last.w.flat(), lr, pull, to)
+                last = program
+            program.step(data)
+        return w if last is None else last.w.flat()
+
+    def meta_gradient(
+        self, w: Tensor, support: Examples, query: Examples, lr: StepSize, steps: int, exact: bool
+    ) -> Tensor:
+        """d/dw L_query(u) (R, C, P), u the end of ``steps`` steps on the support set; through them if exact."""
+        program: Meta = self._program(Meta, w, support, query, self._first(lr), steps, exact)
+        return program.run(w, support, query, lr)
+
+    def meta_gradients(
+        self, w: Tensor, support: Examples, query: Examples, lr: Tensor, steps: int, exact: bool
+    ) -> tuple[Tensor, Tensor]:
+        """The same, and the gradient with respect to lr (..., P): two (R, C, P)."""
+        program: Meta = self._program(Meta, w, support, query, 0, steps, exact, True)
+        return program.run(w, support, query, lr), program.dlr.flat()
+
+    def predictions(self, models: Iterable[Tensor], x: Tensor) -> Iterator[Tensor]:
+        """What each of ``models`` (R, C, P) makes of x: (R, C, n, o), equal to the model's own."""
+        last: Forward | None = None
+        for w in models:
+            program: Forward = self._program(Forward, w, Examples(x, x, x))
+            yield program.run(w, x, fresh=program is not last)
+            last = program
+
+    def _first(self, lr: StepSize) -> int | None:
+        """The lowest layer whose parameters move; None where all have the same step size."""
+        if not isinstance(lr, Tensor) or lr.shape[-1:] in ((), (1,)):
+            return None
+        moves = lr.reshape(-1, self.model.size).any(0).int().argmax()
+        ends = accumulate((d + 1) * o for d, o in self.model.layers)
+        return next(layer for layer, end in enumerate(ends) if moves < end)
+
+    @property
+    def remembered(self) -> dict[Any, Any]:
+        """This thread's programs, the one used last at the end."""
+        return self._local.__dict__
+
+    def _program(self, kind: type, w: Tensor, *arguments: Any) -> Any:
+        """The program of this kind for data of these shapes."""
+        shapes = tuple(a.x.shape if isinstance(a, Examples) else a for a in arguments)
+        key = (kind, w.dtype, w.device, shapes)
+        programs = self.remembered
+        program = programs.pop(key, None) or kind(self, w, *arguments)
+        programs[key] = program
+        if len(programs) > CAPACITY:
+            del programs[next(iter(programs))]
+        return program
+
+    def forget(self) -> None:
+        """Give this thread's memory back; the next call makes what it needs anew."""
+        self.remembered.clear()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Programs, (self.model, self.loss)  # a copy has programs of its own
+
+
+class Forward:
+    """Predictions."""
+
+    def __init__(self, owner: Programs, w: Tensor, data: Examples) -> None:
+        self.model, self.inputs = owner.model, Inputs(owner.model, owner.loss, w, data)
+        self.forth = Pass(owner.model, self.inputs)
+        self.x: Tensor | None = None
+
+    def run(self, w: Tensor, x: Tensor, fresh: bool) -> Tensor:
+        """``fresh``: x may hold other numbers than at the last call."""
+        if fresh or x is not self.x:
+            self.inputs.x.copy_(x)
+            self.x = x
+        run(self.forth.forward(views(self.model, w.flatten(0, 1))))
+        return self.forth.zs[-1].view(*x.shape[:3], -1).clone()
+
+
+class Gradient:
+    """The gradient at w, and products with the Hessian there."""
+
+    def __init__(self, owner: Programs, w: Tensor, data: Examples) -> None:
+        self.w, self.g, self.v, self.hv = (Weights(owner.model, data.x.shape[:2], w) for _ in range(4))
+        self.inputs = Inputs(owner.model, owner.loss, w, data)
+        here = Pass(owner.model, self.inputs)
+        self.calls = here.slopes(self.w.blocks) + here.outer(self.g.blocks)
+        self.product = [t.zero_ for t in self.hv.blocks]
+        self.product += here.add_hessian(self.w.blocks, self.v.blocks, self.hv.blocks)
+
+    def run(self, w: Tensor, data: Examples) -> Tensor:
+        self.w.load(w)
+        self.inputs.load(data, -1.0)
+        run(self.calls)
+        return self.g.flat()
+
+    def hessian(self, v: Tensor) -> Tensor:
+        self.v.load(v)
+        run(self.product)
+        return self.hv.flat()
+
+
+class Descent:
+    """Gradient steps on models ``w`` that move in place. ``first``: see ``Programs._first``."""
+
+    def __init__(self, owner: Programs, w: Tensor, data: Examples, first: int | None) -> None:
+        clients, low = data.x.shape[:2], first or 0
+        self.w = Weights(owner.model, clients, w)
+        self.rates, g = (None, None) if first is None else (Weights(owner.model, clients, w) for _ in range(2))
+        self.inputs = Inputs(owner.model, owner.loss, w, data)
+        walk = Pass(owner.model, self.inputs, low)
+        self.body = walk.forward(self.w.blocks, range(low))
+        self.slopes = walk.slopes(self.w.blocks, low)
+        self.add = walk.step(self.w, self.w, self.rates, g)
+        self.low, self.walker = low, object()
+
+    def start(
+        self, w: Tensor, lr: StepSize, pull: StepSize = 0.0, to: Tensor | None = None, walker: object = None
+    ) -> None:
+        """walker: whose path this is."""
+        self.w.load(w)
+        self.lr = lr
+        if self.rates is not None:
+            self.rates.load(lr)
+            self.lr = 1.0
+        self.walker, self.data = walker, None  # what is loaded may be stale
+        self.pulls = [] if to is None else self._pulls(lr * pull, to)
+
+    def _pulls(self, share: StepSize, to: Tensor) -> list[tuple[Tensor, Tensor, StepSize]]:
+        """What of every layer goes how much of the way to what."""
+        shares = [share] * len(self.w.rows)
+        if self.rates is not None:
+            shares = share.to(to).split_with_sizes(self.w.sizes, -1)
+        pulls = zip(self.w.rows, to.split_with_sizes(self.w.sizes, -1), shares, strict=True)
+        return list(pulls)[self.low :]
+
+    def step(self, data: Examples) -> None:
+        if data is not self.data:
+            self.inputs.load(data, self.lr)
+            run(self.body)
+            self.data = data
+        run(self.slopes)
+        for row, to, share in self.pulls:
+            row.lerp_(to, share)
+        run(self.add)
+
+
+class Meta:
+    """Through ``steps`` gradient steps and back: v_K = grad L_query(u_K), v_k = v_{k+1} - H(u_k) (lr v_{k+1}).
+
+    ``rated``: also d/d lr = - sum_k grad L_support(u_k) * v_{k+1}. The errors of a step bear the factor -lr, or -1
+    where the step sizes differ by parameter, so its Hessian product does too.
+    """
+
+    def __init__(
+        self, owner: Programs, w: Tensor, support: Examples, query: Examples,
+        first: int | None, steps: int, exact: bool, rated: bool = False,
+    ) -> None:  # fmt: skip
+        model, clients, low = owner.model, support.x.shape[:2], first or 0
+
+        def weights() -> Weights:
+            return Weights(model, clients, w)
+
+        self.support, self.query = (Inputs(model, owner.loss, w, data) for data in (support, query))
+        self.u, self.v, self.dlr = weights(), weights(), weights()
+        self.rates = None if first is None else weights()
+        self.calls: Calls = []
+        u, walk, g, way = self.u, Pass(model, self.support, low), weights(), []
+        for k in range(steps):
+            after = Weights(model, clients, w, self.u.blocks[:low]) if exact else u
+            walk = Pass(model, self.support, low, walk) if exact else walk
+            g = weights() if rated else g
+            self.calls += walk.slopes(u.blocks, low if k else 0) + walk.step(u, after, self.rates, g)
+            way.append((u, walk, g))
+            u = after
+        end = Pass(model, self.query)
+        self.calls += end.slopes(u.blocks) + end.outer(self.v.blocks)
+        self.calls += [row.zero_ for row in self.dlr.rows] if rated else []
+        ahead = weights() if self.rates else self.v
+        for u, walk, g in reversed(way):
+            if rated:
+                self.calls += [partial(d.addcmul_, a, b) for d, a, b in zip(self.dlr.rows, g.rows, self.v.rows)]
+            if exact and self.rates:
+                rows = list(zip(self.rates.rows, self.v.rows, ahead.rows, strict=True))[low:]
+                self.calls += [partial(torch.mul, rate, v, out=t) for rate, v, t in rows]
+            if exact:
+                self.calls += walk.add_hessian(u.blocks, ahead.blocks, self.v.blocks)
+
+    def run(self, w: Tensor, support: Examples, query: Examples, lr: StepSize) -> Tensor:
+        self.u.load(w)
+        if self.rates is not None:
+            self.rates.load(lr)
+            lr = 1.0
+        self.support.load(support, lr)
+        self.query.load(query, -1.0)
+        run(self.calls)
+        return self.v.flat()
