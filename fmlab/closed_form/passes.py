@@ -17,7 +17,7 @@ examples; layer l has the block W (B, d + 1, o).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property, partial
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -71,7 +71,10 @@ class Inputs:
         ones = w.new_ones(*shape, model.sizes[0] + 1)
         self.h, self.x = ones.flatten(0, 1), ones[..., :-1].unflatten(-1, data.x.shape[3:])
         self.scale, self.shift = w.new_empty(*shape, 1), w.new_empty(*shape, outputs)
-        self.weight, self.widths = self.scale[..., 0], model.sizes[1:]
+        self.weight = self.scale[..., 0]
+        b, n, _ = self.h.shape
+        self.spare = [w.new_empty(b, n, o) for o in model.sizes[1:]]
+        self.dhs = [w.new_zeros(b, n, o + 1) for o in model.sizes[1:-1]]  # h's change, beside zeros
 
     def load(self, data: Examples, lr: float | Tensor = -1.0) -> None:
         """Errors are to count -lr times what they weigh; lr is a number or (R, 1, 1)."""
@@ -79,30 +82,26 @@ class Inputs:
         torch.mul(data.weight, -lr * self.factor, out=self.weight)
         self.loss.shift(data.y, self.scale, self.shift)
 
-    @cached_property
-    def tangents(self) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Memory of one Hessian product after the other: of h (beside zeros), z and e."""
-        b, n, _ = self.h.shape
-        dhs = [self.h.new_zeros(b, n, o + 1) for o in self.widths[:-1]]
-        dzs, des = ([self.h.new_empty(b, n, o) for o in self.widths] for _ in range(2))
-        return dhs, dzs, des
 
 
 class Pass:
-    """One way forward and back. What it leaves in memory is what a Hessian product there needs.
+    """One way forward and back.
 
-    ``first`` is the lowest layer that moves. With ``like``, an earlier pass over the same inputs, what lies below that
-    layer is the earlier one's.
+    ``first``: the lowest layer that moves. ``lasting``: what it leaves in memory stays, for a Hessian product there;
+    e takes the place of z, as h > 0 tells what z > 0 did. ``like``: an earlier pass over the same inputs, to which
+    belongs what lies below the first layer that moves.
     """
 
-    def __init__(self, model: MLP, inputs: Inputs, first: int = 0, like: Pass | None = None) -> None:
+    def __init__(
+        self, model: MLP, inputs: Inputs, first: int = 0, lasting: bool = False, like: Pass | None = None
+    ) -> None:
         b, n, _ = inputs.h.shape
         self.inputs, self.first, self.last = inputs, first, len(model.layers) - 1
         self.hs = [inputs.h, *(inputs.h.new_ones(b, n, o + 1) for o in model.sizes[1:-1])]  # beside ones
         self.zs = [inputs.h.new_empty(b, n, o) for o in model.sizes[1:]]
-        self.es = [torch.empty_like(z) for z in self.zs]
+        self.es = [*(self.zs if lasting else inputs.spare)[:-1], torch.empty_like(self.zs[-1])]
         if like is not None:
-            self.hs[: first + 1], self.zs[:first] = like.hs[: first + 1], like.zs[:first]
+            self.hs[: first + 1] = like.hs[: first + 1]
 
     def forward(self, w: list[Tensor], layers: range) -> Calls:
         calls: Calls = []
@@ -116,8 +115,8 @@ class Pass:
         loss, scale = self.inputs.loss, self.inputs.scale.flatten(0, 1)
         calls: Calls = [partial(loss.slope, self.zs[-1], scale, self.inputs.shift.flatten(0, 1), self.es[-1])]
         for layer in range(self.last, self.first, -1):
-            e = self.es[layer - 1]
-            calls += _back(self.es[layer], w[layer], e) + _mask(e, self.zs[layer - 1], e)
+            e = self.inputs.spare[layer - 1]
+            calls += _back(self.es[layer], w[layer], e) + _mask(e, self.zs[layer - 1], self.es[layer - 1])
         return calls
 
     def slopes(self, w: list[Tensor], start: int = 0) -> Calls:
@@ -142,22 +141,23 @@ class Pass:
 
         ``to`` may be v: each layer of v is read before it is written.
         """
-        first, last = self.first, self.last
-        dhs, dzs, des = self.inputs.tangents
+        first, last, dhs = self.first, self.last, self.inputs.dhs
         calls: Calls = []
+        dzs = self.inputs.spare
         for k in range(first, last + 1):
             calls += _times(self.hs[k], v[k], dzs[k])
             if k > first:
                 calls += _plus(dzs[k], dhs[k - 1], w[k])
             if k < last:
-                calls += _mask(dzs[k], self.zs[k], dhs[k][..., :-1])
+                calls += _mask(dzs[k], self.hs[k + 1][..., :-1], dhs[k][..., :-1])
+        des = self.inputs.spare  # each dz has been read by now
         calls.append(partial(self.inputs.loss.curve, self.zs[-1], dzs[-1], self.inputs.scale.flatten(0, 1), des[-1]))
         for k in range(last, -1, -1):
             if k > 0:
                 calls += _back(des[k], w[k], des[k - 1])
                 if k >= first:
                     calls += _plus(des[k - 1], self.es[k], v[k][:, :-1].mT)
-                calls += _mask(des[k - 1], self.zs[k - 1], des[k - 1])
+                calls += _mask(des[k - 1], self.hs[k][..., :-1], des[k - 1])
             if k > first:
                 calls += _plus_outer(to[k], dhs[k - 1], self.es[k], to[k])
             calls += _plus_outer(to[k], self.hs[k], des[k], to[k])

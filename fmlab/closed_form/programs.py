@@ -153,7 +153,7 @@ class Gradient:
     def __init__(self, owner: Programs, w: Tensor, data: Examples) -> None:
         self.w, self.g, self.v, self.hv = (Weights(owner.model, data.x.shape[:2], w) for _ in range(4))
         self.inputs = Inputs(owner.model, owner.loss, w, data)
-        here = Pass(owner.model, self.inputs)
+        here = Pass(owner.model, self.inputs, lasting=True)
         self.calls = here.slopes(self.w.blocks) + here.outer(self.g.blocks)
         self.product = [t.zero_ for t in self.hv.blocks]
         self.product += here.add_hessian(self.w.blocks, self.v.blocks, self.hv.blocks)
@@ -238,7 +238,7 @@ class Meta:
         u, walk, g, way = self.u, Pass(model, self.support, low), weights(), []
         for k in range(steps):
             after = Weights(model, clients, w, self.u.blocks[:low]) if exact else u
-            walk = Pass(model, self.support, low, walk) if exact else walk
+            walk = Pass(model, self.support, low, True, walk) if exact else walk
             g = weights() if rated else g
             self.calls += walk.slopes(u.blocks, low if k else 0) + walk.step(u, after, self.rates, g)
             way.append((u, walk, g))
