@@ -15,18 +15,27 @@ which is exact (Finn et al. 2017, 1703.03400, eq. 1 for K = 1); dropping H is fi
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from fmlab.data import Examples
 
-if TYPE_CHECKING:
-    from fmlab.objective import Objective
-
 Product = Callable[[Tensor], Tensor]
 StepSize = float | Tensor  # one for all, one a run (R, 1, 1), or one for each parameter (..., P)
+
+
+class Smooth(Protocol):
+    """What these functions ask of an objective; ``fmlab.objective`` has it."""
+
+    def __call__(self, w: Tensor, data: Examples) -> Tensor: ...
+
+    def linearize(self, w: Tensor, data: Examples) -> tuple[Tensor, Product]: ...
+
+    def meta_gradient(
+        self, w: Tensor, support: Examples, query: Examples, lr: StepSize, steps: int, first_order: bool = False
+    ) -> Tensor: ...
 
 
 def autograd(f: Callable[..., Tensor], w: Tensor, *data: Any) -> Tensor:
@@ -61,7 +70,7 @@ def grad(f: Callable[..., Tensor], w: Tensor, *data: Any) -> Tensor:
 
 
 def meta_grad(
-    f: Objective, w: Tensor, support: Examples, query: Examples, lr: StepSize, steps: int, first_order: bool = False
+    f: Smooth, w: Tensor, support: Examples, query: Examples, lr: StepSize, steps: int, first_order: bool = False
 ) -> Tensor:
     """Gradient (R, C, P) of the query loss after ``steps`` inner steps of size lr on the support set, with respect to
     w. ``first_order`` leaves the Hessian out. Source: module docstring."""
@@ -69,7 +78,7 @@ def meta_grad(
 
 
 def meta_grads(
-    f: Objective, w: Tensor, support: Examples, query: Examples, lr: StepSize, steps: int, first_order: bool = False
+    f: Smooth, w: Tensor, support: Examples, query: Examples, lr: StepSize, steps: int, first_order: bool = False
 ) -> tuple[Tensor, Tensor]:
     """As ``meta_grad``, and beside it the gradient with respect to lr (elementwise): two (R, C, P).
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from fmlab.gradients import autograd, autograd_linearize, descend, grad, meta_grad, meta_grads, path, step_sizes
+from fmlab.gradients import autograd, autograd_linearize, grad, meta_grad, meta_grads
 
 TIGHT = {"rtol": 1e-10, "atol": 1e-10}
 shapes = st.fixed_dictionaries(
@@ -72,7 +72,7 @@ def test_the_meta_gradient_is_the_papers(problem, shape, steps, alpha):
 
 def test_first_order_is_the_gradient_where_the_steps_end(problem):
     f, w, batch = problem()
-    end = descend(f, w, batch.support, 0.1, 3)
+    end = f.descend(w, batch.support, 0.1, 3)
     assert torch.equal(meta_grad(f, w, batch.support, batch.query, 0.1, 3, True), grad(f, end, batch.query))
 
 
@@ -80,7 +80,7 @@ def test_first_order_is_the_gradient_where_the_steps_end(problem):
 def test_without_inner_steps_it_is_the_gradient_on_the_query_set(problem, first_order):
     f, w, batch = problem()
     assert_close(meta_grad(f, w, batch.support, batch.query, 0.1, 0, first_order), grad(f, w, batch.query), **TIGHT)
-    assert torch.equal(descend(f, w, batch.support, 0.1, 0), w)
+    assert torch.equal(f.descend(w, batch.support, 0.1, 0), w)
 
 
 def test_no_inner_step_size_means_no_inner_step(problem):
@@ -90,36 +90,24 @@ def test_no_inner_step_size_means_no_inner_step(problem):
     assert_close(da, -2 * grad(f, w, batch.support) * dw)  # the step sizes would still like to move
 
 
-def test_swept_steps_and_orders_are_each_alone(problem):
+def test_a_step_size_swept_over_runs_is_each_alone(problem):
     f, w, batch = problem(runs=3)
-    steps = torch.tensor([1.0, 4.0, 2.0], dtype=torch.float64).view(3, 1, 1)
-    first = torch.tensor([False, True, False]).view(3, 1, 1)
     rate = torch.tensor([0.1, 0.03, 0.2], dtype=torch.float64).view(3, 1, 1)
-    swept = meta_grads(f, w, batch.support, batch.query, rate, steps, first)
-    walked = descend(f, w, batch.support, rate, steps)
+    swept = f.meta_gradient(w, batch.support, batch.query, rate, 2)
+    walked = f.descend(w, batch.support, rate, 2)
     for r in range(3):
         support, query = (e.map(lambda t, r=r: t[r : r + 1]) for e in (batch.support, batch.query))
-        settings_r = rate[r].item(), int(steps[r])
-        alone = meta_grads(f, w[r : r + 1], support, query, *settings_r, bool(first[r]))
-        for ours, theirs in zip(swept, alone, strict=True):
-            assert_close(ours[r : r + 1], theirs, **TIGHT)
-        assert_close(walked[r : r + 1], descend(f, w[r : r + 1], support, *settings_r), **TIGHT)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_swept_steps_keep_the_step_size_to_its_last_digit(dtype):
-    steps = torch.tensor([1, 3], dtype=dtype).view(2, 1, 1)
-    sizes = [eta.flatten().tolist() for eta in step_sizes(0.1, steps)]
-    lr = torch.tensor(0.1, dtype=dtype).item()
-    assert sizes == [[lr, lr], [0.0, lr], [0.0, lr]]
+        alone = f.meta_gradient(w[r : r + 1], support, query, rate[r].item(), 2)
+        assert_close(swept[r : r + 1], alone, **TIGHT)
+        assert_close(walked[r : r + 1], f.descend(w[r : r + 1], support, rate[r].item(), 2), **TIGHT)
 
 
 def test_the_path_is_every_model_on_the_way(problem):
     f, w, batch = problem()
-    models = list(path(f, w, batch.support, 0.1, 4))
+    models = list(f.path(w, batch.support, 0.1, 4))
     assert len(models) == 5
     for k, model in enumerate(models):
-        assert torch.equal(model, descend(f, w, batch.support, 0.1, k))
+        assert torch.equal(model, f.descend(w, batch.support, 0.1, k))
 
 
 def test_clients_do_not_touch_each_other(problem):

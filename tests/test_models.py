@@ -12,10 +12,10 @@ from torch import nn
 from torch.testing import assert_close
 
 import fmlab as fm
+from fmlab.closed_form.programs import CAPACITY
 from fmlab.data import Examples
-from fmlab.gradients import autograd, descend, path
+from fmlab.gradients import autograd
 from fmlab.losses import CrossEntropy, SquaredError
-from fmlab.models.backprop import KEPT
 from fmlab.objective import Empirical
 from fmlab.randomness import generator
 
@@ -90,22 +90,22 @@ def test_padding_counts_for_nothing(problem, classes):
 
 
 def test_what_is_computed_side_by_side_is_what_is_computed_one_by_one(problem):
-    """Paths and scores that take turns, a descent within a path, and more shapes than are kept."""
+    """Paths and scores that take turns, a descent within a path, and more shapes than are remembered."""
     f, w, batch = problem((3, 5, 2))
     support, query = batch.support, batch.query.map(lambda t: t[:, :, : batch.support.x.shape[2]])
-    alone = [list(path(f, w, support, 0.1, 3)), list(path(f, -w, query, 0.2, 3))]
-    for step, both in enumerate(zip(path(f, w, support, 0.1, 3), path(f, -w, query, 0.2, 3), strict=True)):
+    alone = [list(f.path(w, support, 0.1, 3)), list(f.path(-w, query, 0.2, 3))]
+    for step, both in enumerate(zip(f.path(w, support, 0.1, 3), f.path(-w, query, 0.2, 3), strict=True)):
         assert all(torch.equal(u, separate[step]) for u, separate in zip(both, alone, strict=True))
-        descend(f, w + step, support, 0.3, 2)
+        f.descend(w + step, support, 0.3, 2)
     models = [w, 2 * w, -w]
     pairs = zip(f.scores(models, support), f.scores(models, query), strict=True)
     for u, (one, two) in zip(models, pairs, strict=True):
         assert_close(one[0], f(u, support))
         assert_close(two[0], f(u, query))
-    for n in range(1, 2 * KEPT):
+    for n in range(1, 2 * CAPACITY):
         wide = support.map(lambda t, n=n: t[:, :, :1].repeat(1, 1, n, *[1] * (t.ndim - 3)))
         assert_close(f.gradient(w, wide), autograd(f, w, wide))
-    assert len(f.backprop._kept.__dict__) <= KEPT
+    assert len(f.programs.remembered) == CAPACITY
 
 
 def test_a_used_objective_can_be_copied_and_asked_for_a_gradient_with_a_graph(problem):
@@ -116,7 +116,7 @@ def test_a_used_objective_can_be_copied_and_asked_for_a_gradient_with_a_graph(pr
     f.gradient(w.clone().requires_grad_(), batch.support)
     assert torch.equal(f.gradient(w, batch.support), expected)
     step = torch.tensor(0.1, dtype=w.dtype)
-    assert_close(descend(f, w, batch.support, step, 2), descend(f, w, batch.support, 0.1, 2))
+    assert_close(f.descend(w, batch.support, step, 2), f.descend(w, batch.support, 0.1, 2))
 
 
 def test_scores_are_the_loss_and_the_share_correct(problem):
@@ -138,12 +138,12 @@ def test_slope_and_curve_are_the_losss_derivatives(loss):
     classes = loss.name == "cross entropy"
     y = torch.randint(4, (2, 5), generator=g) if classes else torch.randn(2, 5, 4, generator=g, dtype=torch.float64)
     (slope,) = torch.autograd.grad(loss.each(p, y).sum(), p, create_graph=True)
-    target, out = loss.target(y, torch.empty_like(dp)), torch.empty_like(dp)
     scale = torch.rand(2, 5, 1, generator=g, dtype=torch.float64)
-    times = scale * loss.factor(4)
-    assert_close(loss.slope(p.detach(), target, times, out), scale * slope)
+    times, out = scale * loss.factor(4), torch.empty_like(dp)
+    shift = loss.shift(y, times, torch.empty_like(dp))
+    assert_close(loss.slope(p.detach(), times, shift, out), scale * slope)
     expected = torch.autograd.functional.hvp(lambda q: loss.each(q, y).sum(), p.detach(), dp)[1]
-    assert_close(loss.curve(p.detach(), target, dp, times, out), scale * expected)
+    assert_close(loss.curve(p.detach(), dp, times, out), scale * expected)
 
 
 def test_fresh_models_are_torchs_default_and_a_function_of_the_seed():

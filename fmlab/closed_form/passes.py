@@ -83,7 +83,6 @@ class Inputs:
         self.loss.shift(data.y, self.scale, self.shift)
 
 
-
 class Pass:
     """One way forward and back.
 
@@ -128,13 +127,13 @@ class Pass:
         layers = range(self.first, self.last + 1)
         return [call for k in layers for call in _outer(self.hs[k], self.es[k], to[k])]
 
-    def step(self, u: Weights, to: Weights, rates: Weights | None, g: Weights | None) -> Calls:
+    def step(self, u: Weights, to: Weights, rates: Weights | None, g: Weights) -> Calls:
         """to = u + h^T e in every layer that moves; with rates to = u + rates * g, g = h^T e. ``to`` may be u."""
         layers = range(self.first, self.last + 1)
-        if rates is None or g is None:
+        if rates is None:
             return [c for k in layers for c in _plus_outer(u.blocks[k], self.hs[k], self.es[k], to.blocks[k])]
         steps = zip(u.blocks, rates.blocks, g.blocks, to.blocks, strict=True)
-        return self.outer(g.blocks) + [partial(torch.addcmul, a, b, c, out=out) for a, b, c, out in steps][self.first:]
+        return self.outer(g.blocks) + [partial(torch.addcmul, a, b, c, out=out) for a, b, c, out in steps][self.first :]
 
     def add_hessian(self, w: list[Tensor], v: list[Tensor], to: list[Tensor]) -> Calls:
         """to += the inputs' scale times Hessian(w) v, where v is 0 below the first layer that moves.

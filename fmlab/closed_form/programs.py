@@ -10,10 +10,10 @@ so only the first step goes forward through them and none goes back.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, repeat
 from typing import Any
 
 import torch
@@ -143,7 +143,8 @@ class Forward:
         if fresh or x is not self.x:
             self.inputs.x.copy_(x)
             self.x = x
-        run(self.forth.forward(views(self.model, w.flatten(0, 1))))
+        blocks = views(self.model, w.flatten(0, 1))
+        run(self.forth.forward(blocks, range(len(blocks))))
         return self.forth.zs[-1].view(*x.shape[:3], -1).clone()
 
 
@@ -155,7 +156,7 @@ class Gradient:
         self.inputs = Inputs(owner.model, owner.loss, w, data)
         here = Pass(owner.model, self.inputs, lasting=True)
         self.calls = here.slopes(self.w.blocks) + here.outer(self.g.blocks)
-        self.product = [t.zero_ for t in self.hv.blocks]
+        self.product: Calls = [t.zero_ for t in self.hv.blocks]
         self.product += here.add_hessian(self.w.blocks, self.v.blocks, self.hv.blocks)
 
     def run(self, w: Tensor, data: Examples) -> Tensor:
@@ -176,7 +177,7 @@ class Descent:
     def __init__(self, owner: Programs, w: Tensor, data: Examples, first: int | None) -> None:
         clients, low = data.x.shape[:2], first or 0
         self.w = Weights(owner.model, clients, w)
-        self.rates, g = (None, None) if first is None else (Weights(owner.model, clients, w) for _ in range(2))
+        self.rates, g = None if first is None else Weights(owner.model, clients, w), Weights(owner.model, clients, w)
         self.inputs = Inputs(owner.model, owner.loss, w, data)
         walk = Pass(owner.model, self.inputs, low)
         self.body = walk.forward(self.w.blocks, range(low))
@@ -189,20 +190,22 @@ class Descent:
     ) -> None:
         """walker: whose path this is."""
         self.w.load(w)
-        self.lr = lr
-        if self.rates is not None:
+        self.walker, self.pulls = walker, []
+        self.data: Examples | None = None  # what is loaded; from an earlier descent it may be stale
+        if to is not None:
+            self.pulls = self._pulls(lr * pull, to)
+        if self.rates is not None and isinstance(lr, Tensor):
             self.rates.load(lr)
-            self.lr = 1.0
-        self.walker, self.data = walker, None  # what is loaded may be stale
-        self.pulls = [] if to is None else self._pulls(lr * pull, to)
+            lr = 1.0
+        self.lr = lr
 
     def _pulls(self, share: StepSize, to: Tensor) -> list[tuple[Tensor, Tensor, StepSize]]:
-        """What of every layer goes how much of the way to what."""
-        shares = [share] * len(self.w.rows)
-        if self.rates is not None:
-            shares = share.to(to).split_with_sizes(self.w.sizes, -1)
-        pulls = zip(self.w.rows, to.split_with_sizes(self.w.sizes, -1), shares, strict=True)
-        return list(pulls)[self.low :]
+        """Which part of every layer that moves goes to what, by which share of the way."""
+        sizes = self.w.sizes
+        parts: Iterable[StepSize] = repeat(share)
+        if self.rates is not None and isinstance(share, Tensor):
+            parts = share.to(to).split_with_sizes(sizes, -1)
+        return list(zip(self.w.rows, to.split_with_sizes(sizes, -1), parts, strict=False))[self.low :]
 
     def step(self, data: Examples) -> None:
         if data is not self.data:
@@ -249,16 +252,17 @@ class Meta:
         ahead = weights() if self.rates else self.v
         for u, walk, g in reversed(way):
             if rated:
-                self.calls += [partial(d.addcmul_, a, b) for d, a, b in zip(self.dlr.rows, g.rows, self.v.rows)]
+                rows = zip(self.dlr.rows, g.rows, self.v.rows, strict=True)
+                self.calls += [partial(d.addcmul_, a, b) for d, a, b in rows]
             if exact and self.rates:
-                rows = list(zip(self.rates.rows, self.v.rows, ahead.rows, strict=True))[low:]
+                rows = zip(self.rates.rows, self.v.rows, ahead.rows, strict=True)
                 self.calls += [partial(torch.mul, rate, v, out=t) for rate, v, t in rows]
             if exact:
                 self.calls += walk.add_hessian(u.blocks, ahead.blocks, self.v.blocks)
 
     def run(self, w: Tensor, support: Examples, query: Examples, lr: StepSize) -> Tensor:
         self.u.load(w)
-        if self.rates is not None:
+        if self.rates is not None and isinstance(lr, Tensor):
             self.rates.load(lr)
             lr = 1.0
         self.support.load(support, lr)
