@@ -133,3 +133,26 @@ def test_who_asks_for_a_graph_gets_one(pair):
         ours, theirs = (torch.autograd.grad(s, leaf)[0] for s in sums)
         assert_close(ours, theirs, **TIGHT)
         leaf.requires_grad_(False)
+
+
+def test_what_a_program_returns_is_a_tensor_like_any_other(pair):
+    """Programs run in torch's inference mode, whose tensors autograd refuses."""
+    f, _, w, batch = pair(sizes=(2, 3, 2))
+    g, product = f.linearize(w, batch.both)
+    halves, walked = (batch.support, batch.query), list(f.path(w, batch.both, 0.1, 2))
+    results = [f.gradient(w, batch.both), g, product(w), f.descend(w, batch.both, 0.1, 2), *walked[1:]]
+    results += [*f.meta_gradients(w, *halves, 0.1, 1), next(f.scores([w], batch.query))[0]]
+    results += [f.meta_gradient(w, *halves, lr, 2) for lr in (0.1, 0.1 * f.head)]
+    for t in results:
+        twice = 2 * t
+        leaf = t.requires_grad_()
+        assert torch.equal(*torch.autograd.grad(leaf.square().sum(), leaf), twice)
+        t.detach().add_(1.0)  # nor is it the program's own memory
+    assert_close(f.gradient(w, batch.both), results[0].detach() - 1.0)
+
+
+def test_a_minibatch_of_every_step_is_drawn_outside(pair):
+    f, _, w, batch = pair()
+    seen = []
+    f.descend(w, lambda k: seen.append(torch.ones(1).is_inference()) or batch.minibatch(k, 2), 0.1, 3)
+    assert seen == [False] * 3

@@ -17,7 +17,7 @@ examples; layer l has the block W (B, d + 1, o).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -48,7 +48,7 @@ class Weights:
 
     def load(self, w: Tensor) -> None:
         """From (..., P)."""
-        for row, part in zip(self.rows, w.detach().split_with_sizes(self.sizes, -1), strict=True):
+        for row, part in zip(self.rows, w.split_with_sizes(self.sizes, -1), strict=True):
             row.copy_(part)
 
     def flat(self) -> Tensor:
@@ -72,15 +72,18 @@ class Inputs:
         self.h, self.x = ones.flatten(0, 1), ones[..., :-1].unflatten(-1, data.x.shape[3:])
         self.scale, self.shift = w.new_empty(*shape, 1), w.new_empty(*shape, outputs)
         self.weight = self.scale[..., 0]
-        b, n, _ = self.h.shape
-        self.spare = [w.new_empty(b, n, o) for o in model.sizes[1:]]
-        self.dhs = [w.new_zeros(b, n, o + 1) for o in model.sizes[1:-1]]  # h's change, beside zeros
+        self.spare = [w.new_empty(*self.h.shape[:2], o) for o in model.sizes[1:]]  # for what is read at once
 
     def load(self, data: Examples, lr: float | Tensor = -1.0) -> None:
         """Errors are to count -lr times what they weigh; lr is a number or (R, 1, 1)."""
         self.x.copy_(data.x)
         torch.mul(data.weight, -lr * self.factor, out=self.weight)
         self.loss.shift(data.y, self.scale, self.shift)
+
+    @cached_property
+    def dhs(self) -> list[Tensor]:
+        """Memory for the change of every h in one Hessian product after the other, beside zeros."""
+        return [z.new_zeros(*z.shape[:2], z.shape[2] + 1) for z in self.spare[:-1]]
 
 
 class Pass:
@@ -127,10 +130,10 @@ class Pass:
         layers = range(self.first, self.last + 1)
         return [call for k in layers for call in _outer(self.hs[k], self.es[k], to[k])]
 
-    def step(self, u: Weights, to: Weights, rates: Weights | None, g: Weights) -> Calls:
+    def step(self, u: Weights, to: Weights, rates: Weights | None, g: Weights | None) -> Calls:
         """to = u + h^T e in every layer that moves; with rates to = u + rates * g, g = h^T e. ``to`` may be u."""
         layers = range(self.first, self.last + 1)
-        if rates is None:
+        if rates is None or g is None:
             return [c for k in layers for c in _plus_outer(u.blocks[k], self.hs[k], self.es[k], to.blocks[k])]
         steps = zip(u.blocks, rates.blocks, g.blocks, to.blocks, strict=True)
         return self.outer(g.blocks) + [partial(torch.addcmul, a, b, c, out=out) for a, b, c, out in steps][self.first :]

@@ -2,6 +2,9 @@
 
 A program is the memory for data of one shape and the calls that fill it. ``Programs`` remembers those used last.
 
+Nobody differentiates through a program, so it is made and run in torch's inference mode, in which a call costs a tenth
+less; what it returns is a copy made outside, a tensor like any other.
+
 A step size that differs by parameter cannot be put into the errors: then a step writes h^T e down, with errors that
 count -1, and adds it times the step sizes. Layers below the first one whose step sizes are not all 0 stay as they are,
 so only the first step goes forward through them and none goes back.
@@ -10,10 +13,10 @@ so only the first step goes forward through them and none goes back.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import accumulate, repeat
+from itertools import accumulate, groupby, repeat
 from typing import Any
 
 import torch
@@ -44,7 +47,8 @@ class Programs:
 
     def linearize(self, w: Tensor, data: Examples) -> tuple[Tensor, Product]:
         """The gradient (R, C, P) and v (R, C, P) -> Hessian v (R, C, P)."""
-        program = Gradient(self, w, data)  # memory of its own: the product may be taken any time later
+        with torch.inference_mode():
+            program = Gradient(self, w, data)  # memory of its own: the product may be taken any time later
         return program.run(w, data), program.hessian
 
     def path(self, w: Tensor, data: Examples, lr: StepSize, steps: int) -> Iterator[Tensor]:
@@ -54,7 +58,7 @@ class Programs:
         for _ in range(steps):
             if program.walker is not walker:
                 program.start(w, lr, walker=walker)
-            program.step(data)
+            program.go(data)
             w = program.w.flat()
             yield w
 
@@ -68,12 +72,13 @@ class Programs:
     ) -> Tensor:
         """The models (R, C, P) after a step  v <- v - lr (grad f(v) + pull (v - to))  on each of ``batches``."""
         first, last = self._first(lr), None
-        for data in batches:
+        for _, same in groupby(batches, id):
+            data, *again = same
             program: Descent = self._program(Descent, w, data, first)
             if program is not last:
                 program.start(w if last is None else last.w.flat(), lr, pull, to)
                 last = program
-            program.step(data)
+            program.go(data, 1 + len(again))
         return w if last is None else last.w.flat()
 
     def meta_gradient(
@@ -116,7 +121,9 @@ class Programs:
         shapes = tuple(a.x.shape if isinstance(a, Examples) else a for a in arguments)
         key = (kind, w.dtype, w.device, shapes)
         programs = self.remembered
-        program = programs.pop(key, None) or kind(self, w, *arguments)
+        if (program := programs.pop(key, None)) is None:
+            with torch.inference_mode():
+                program = kind(self, w, *arguments)
         programs[key] = program
         if len(programs) > CAPACITY:
             del programs[next(iter(programs))]
@@ -140,11 +147,12 @@ class Forward:
 
     def run(self, w: Tensor, x: Tensor, fresh: bool) -> Tensor:
         """``fresh``: x may hold other numbers than at the last call."""
-        if fresh or x is not self.x:
-            self.inputs.x.copy_(x)
-            self.x = x
-        blocks = views(self.model, w.flatten(0, 1))
-        run(self.forth.forward(blocks, range(len(blocks))))
+        with torch.inference_mode():
+            if fresh or x is not self.x:
+                self.inputs.x.copy_(x)
+                self.x = x
+            blocks = views(self.model, w.flatten(0, 1))
+            run(self.forth.forward(blocks, range(len(blocks))))
         return self.forth.zs[-1].view(*x.shape[:3], -1).clone()
 
 
@@ -160,14 +168,16 @@ class Gradient:
         self.product += here.add_hessian(self.w.blocks, self.v.blocks, self.hv.blocks)
 
     def run(self, w: Tensor, data: Examples) -> Tensor:
-        self.w.load(w)
-        self.inputs.load(data, -1.0)
-        run(self.calls)
+        with torch.inference_mode():
+            self.w.load(w)
+            self.inputs.load(data, -1.0)
+            run(self.calls)
         return self.g.flat()
 
     def hessian(self, v: Tensor) -> Tensor:
-        self.v.load(v)
-        run(self.product)
+        with torch.inference_mode():
+            self.v.load(v)
+            run(self.product)
         return self.hv.flat()
 
 
@@ -177,7 +187,8 @@ class Descent:
     def __init__(self, owner: Programs, w: Tensor, data: Examples, first: int | None) -> None:
         clients, low = data.x.shape[:2], first or 0
         self.w = Weights(owner.model, clients, w)
-        self.rates, g = None if first is None else Weights(owner.model, clients, w), Weights(owner.model, clients, w)
+        self.rates = None if first is None else Weights(owner.model, clients, w)
+        g = self.rates and Weights(owner.model, clients, w)
         self.inputs = Inputs(owner.model, owner.loss, w, data)
         walk = Pass(owner.model, self.inputs, low)
         self.body = walk.forward(self.w.blocks, range(low))
@@ -189,15 +200,12 @@ class Descent:
         self, w: Tensor, lr: StepSize, pull: StepSize = 0.0, to: Tensor | None = None, walker: object = None
     ) -> None:
         """walker: whose path this is."""
-        self.w.load(w)
-        self.walker, self.pulls = walker, []
+        self.walker = walker
         self.data: Examples | None = None  # what is loaded; from an earlier descent it may be stale
-        if to is not None:
-            self.pulls = self._pulls(lr * pull, to)
-        if self.rates is not None and isinstance(lr, Tensor):
-            self.rates.load(lr)
-            lr = 1.0
-        self.lr = lr
+        with torch.inference_mode():
+            self.w.load(w)
+            self.pulls = [] if to is None else self._pulls(lr * pull, to)
+            self.lr = _errors(lr, self.rates)
 
     def _pulls(self, share: StepSize, to: Tensor) -> list[tuple[Tensor, Tensor, StepSize]]:
         """Which part of every layer that moves goes to what, by which share of the way."""
@@ -207,15 +215,17 @@ class Descent:
             parts = share.to(to).split_with_sizes(sizes, -1)
         return list(zip(self.w.rows, to.split_with_sizes(sizes, -1), parts, strict=False))[self.low :]
 
-    def step(self, data: Examples) -> None:
-        if data is not self.data:
-            self.inputs.load(data, self.lr)
-            run(self.body)
-            self.data = data
-        run(self.slopes)
-        for row, to, share in self.pulls:
-            row.lerp_(to, share)
-        run(self.add)
+    def go(self, data: Examples, steps: int = 1) -> None:
+        with torch.inference_mode():
+            if data is not self.data:
+                self.inputs.load(data, self.lr)
+                run(self.body)
+                self.data = data
+            for _ in range(steps):
+                run(self.slopes)
+                for row, to, share in self.pulls:
+                    row.lerp_(to, share)
+                run(self.add)
 
 
 class Meta:
@@ -231,41 +241,51 @@ class Meta:
     ) -> None:  # fmt: skip
         model, clients, low = owner.model, support.x.shape[:2], first or 0
 
-        def weights() -> Weights:
-            return Weights(model, clients, w)
+        def weights(below: Sequence[Tensor] = ()) -> Weights:
+            return Weights(model, clients, w, below)
 
         self.support, self.query = (Inputs(model, owner.loss, w, data) for data in (support, query))
-        self.u, self.v, self.dlr = weights(), weights(), weights()
+        self.u, self.v = weights(), weights()
         self.rates = None if first is None else weights()
         self.calls: Calls = []
-        u, walk, g, way = self.u, Pass(model, self.support, low), weights(), []
+        u, walk, g = self.u, Pass(model, self.support, low, exact), self.rates and weights()
+        way = []
         for k in range(steps):
-            after = Weights(model, clients, w, self.u.blocks[:low]) if exact else u
-            walk = Pass(model, self.support, low, True, walk) if exact else walk
+            if exact and k > 0:
+                walk = Pass(model, self.support, low, exact, walk)
+            after = weights(self.u.blocks[:low]) if exact else u
             g = weights() if rated else g
             self.calls += walk.slopes(u.blocks, low if k else 0) + walk.step(u, after, self.rates, g)
             way.append((u, walk, g))
             u = after
         end = Pass(model, self.query)
         self.calls += end.slopes(u.blocks) + end.outer(self.v.blocks)
-        self.calls += [row.zero_ for row in self.dlr.rows] if rated else []
+        if rated:
+            self.dlr = weights()
+            self.calls += [row.zero_ for row in self.dlr.rows]
         ahead = weights() if self.rates else self.v
         for u, walk, g in reversed(way):
-            if rated:
-                rows = zip(self.dlr.rows, g.rows, self.v.rows, strict=True)
-                self.calls += [partial(d.addcmul_, a, b) for d, a, b in rows]
+            if rated and g:
+                pairs = zip(g.rows, self.v.rows, strict=True)
+                self.calls += [partial(d.addcmul_, *pair) for d, pair in zip(self.dlr.rows, pairs, strict=True)]
             if exact and self.rates:
-                rows = zip(self.rates.rows, self.v.rows, ahead.rows, strict=True)
-                self.calls += [partial(torch.mul, rate, v, out=t) for rate, v, t in rows]
+                pairs = zip(self.rates.rows, self.v.rows, strict=True)
+                self.calls += [partial(torch.mul, *pair, out=t) for t, pair in zip(ahead.rows, pairs, strict=True)]
             if exact:
                 self.calls += walk.add_hessian(u.blocks, ahead.blocks, self.v.blocks)
 
     def run(self, w: Tensor, support: Examples, query: Examples, lr: StepSize) -> Tensor:
-        self.u.load(w)
-        if self.rates is not None and isinstance(lr, Tensor):
-            self.rates.load(lr)
-            lr = 1.0
-        self.support.load(support, lr)
-        self.query.load(query, -1.0)
-        run(self.calls)
+        with torch.inference_mode():
+            self.u.load(w)
+            self.support.load(support, _errors(lr, self.rates))
+            self.query.load(query, -1.0)
+            run(self.calls)
         return self.v.flat()
+
+
+def _errors(lr: StepSize, rates: Weights | None) -> StepSize:
+    """What a step's errors count, with the sign turned: lr, or 1 where the step sizes go into ``rates``."""
+    if rates is None:
+        return lr
+    rates.load(torch.as_tensor(lr))
+    return 1.0
