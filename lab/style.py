@@ -69,6 +69,7 @@ LOOKS = {
     "FedMetaSGD": Look("#8f2f6b", "#e07ab8", (9, 2), "P"),
     "FedProx": Look("#0096f5", "#a9dcff", (1, 1), "v"),
     "PFedMe": Look("#4a3500", "#d8d06a", (3, 1, 1, 1, 1, 1), "X"),
+    "FedMA": Look("#5b3fd6", "#b8a5ff", (7, 1.2, 2, 1.2), "h"),
     "LocalOnly": Look("#7a7a7a", "#777777", (1, 2.2), "d"),
 }
 

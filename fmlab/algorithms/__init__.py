@@ -2,6 +2,7 @@
 
 from fmlab.algorithms.base import Algorithm
 from fmlab.algorithms.fedavg import FedAvg
+from fmlab.algorithms.fedma import FedMA
 from fmlab.algorithms.fedmaml import FedMAML
 from fmlab.algorithms.fedmetasgd import FedMetaSGD
 from fmlab.algorithms.fedprox import FedProx
@@ -19,6 +20,7 @@ ALGORITHMS: tuple[type[Algorithm], ...] = (
     FedMetaSGD,
     PerFedAvg,
     PFedMe,
+    FedMA,
 )
 
 __all__ = ["ALGORITHMS", "Algorithm", *(a.__name__ for a in ALGORITHMS)]
