@@ -23,8 +23,8 @@ ZERO_TO_ZERO = (
     nn.Softsign, nn.Flatten, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d,
 )  # fmt: skip
 WAY_OUT = (
-    "give fm.MLP, or fm.lift of an nn.Sequential of nn.Linear, nn.Conv2d without groups, nn.Flatten(), pooling and "
-    "activations with value 0 at 0 (ReLU, Tanh, GELU, ...), without normalisation"
+    "give fm.MLP, fmlab.models.conv(..., norm='none'), or fm.lift of an nn.Sequential of nn.Linear, nn.Conv2d without "
+    "groups, nn.Flatten(), pooling and activations with value 0 at 0 (ReLU, Tanh, GELU, ...), without normalisation"
 )
 
 

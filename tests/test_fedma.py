@@ -267,7 +267,7 @@ def test_phases_bytes_and_gradients_of_a_round():
         [fm.FedMA(lr=0.01, adapt_lr=0.01, local_steps=2)], fm.Sines(**SMALL), rounds=3, seeds=2, clients_per_round=4,
         steps=1, evaluations=1,
     )  # fmt: skip
-    size, last = fm.MLP((1, 60, 60, 1)).size, 61
+    size, last = fm.MLP((1, 50, 50, 1)).size, 51
     assert study.bytes_up["FedMA"][-1] == 4 * size * 3 * 4
     assert study.bytes_down["FedMA"][-1] == 4 * (2 * size - last) * 3 * 4
     assert study.gradient_evaluations["FedMA"][-1] == 3 * 2 * 3 * 4  # layers, steps, rounds, clients
@@ -350,5 +350,5 @@ def test_matching_beats_the_plain_mean_of_networks_trained_apart():
     assert isinstance(f.loss, CrossEntropy)
     own, plain = f(v, unseen.map(lambda t: t.expand(1, 5, *t.shape[2:]))).mean(), f(v.mean(1, keepdim=True), unseen)
     wide, server = matched(STILL, f, v, batch)
-    assert wide(server, unseen) < 0.8 * plain
-    assert own < plain
+    assert wide(server, unseen) < plain / 4
+    assert own < plain / 4

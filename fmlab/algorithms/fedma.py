@@ -35,7 +35,9 @@ class FedMA(Algorithm):
     local_steps: int = fields.local_steps()
     lr: float = fields.step_size("η", "client step size")
     adapt_lr: float = fields.adaptation("α", "fine-tuning step size on unseen clients")
-    growth: float = hyper(1.5, symbol="G", low=1.0, high=4.0, sweepable=False, text="most hidden units, to the model's")
+    growth: float = hyper(
+        1.25, symbol="G", low=1.0, high=4.0, sweepable=False, text="most hidden units, to the model's"
+    )
     sigma0: float = hyper(1.0, symbol="σ0", low=1e-3, high=1e3, log=True, text="spread of global units")
     sigma: float = hyper(1.0, symbol="σ", low=1e-3, high=1e3, log=True, text="spread of clients' units around them")
     gamma: float = hyper(1.0, symbol="γ", low=1e-6, high=1e6, log=True, text="mass of units not yet matched")
