@@ -24,11 +24,10 @@ import torch
 from tqdm import tqdm
 
 import fmlab as fm
-from fmlab.declare import pick, spread
+from fmlab.declare import pick, spread, step_sizes
 from fmlab.evaluation import evaluate
 from fmlab.models import conv
 from fmlab.setup import prepare
-from fmlab.tuning import step_size_fields
 
 HERE = Path(__file__).parent
 GRID = (0.02, 0.05, 0.15, 0.4)  # of the step size in training
@@ -71,7 +70,7 @@ def options(a: argparse.Namespace, shots: int) -> dict[str, Any]:
 @torch.no_grad()
 def search(method: fm.Algorithm, a: argparse.Namespace, shots: int, bar: Any) -> fm.Algorithm:
     """The client's step sizes after ``search_rounds``, then the server's after three times as many."""
-    fields = step_size_fields(method)
+    fields = step_sizes(method)
     training = next(f for f in fields if f != "adapt_lr")
     start = replace(method, **dict.fromkeys(fields, GRID[0]))
     best = _best(replace(start, **{training: fm.sweep(*GRID)}), a, shots, a.search_rounds, bar)
@@ -82,7 +81,7 @@ def search(method: fm.Algorithm, a: argparse.Namespace, shots: int, bar: Any) ->
 
 def _best(tried: fm.Algorithm, a: argparse.Namespace, shots: int, rounds: int, bar: Any) -> fm.Algorithm:
     """The swept value and the adaptation step size with the best accuracy of validation clients over 1..steps steps."""
-    fields = step_size_fields(tried)
+    fields = step_sizes(tried)
     setup = prepare([pick(tried, 0)], population(a, shots), seeds=(SEARCH_SEED,), **options(a, shots))
     server = None
     for state in islice(setup.run(tried), rounds + 1):
@@ -118,7 +117,7 @@ def row(name: str, a: argparse.Namespace, shots: int, rounds: int) -> dict[str, 
         "mean": accuracy.mean((0, 1)).tolist(),
         "half": half_width(accuracy).tolist(),
         "seeds": accuracy.mean(1).tolist(),
-        "step_sizes": {f: getattr(chosen, f) for f in step_size_fields(chosen)} | {"server": chosen.server.lr},
+        "step_sizes": {f: getattr(chosen, f) for f in step_sizes(chosen)} | {"server": chosen.server.lr},
         "diverged": int((study.diverged[name] >= 0).sum()),
         "up_mb": study.bytes_up[name].flatten()[-1].item() / 1e6,
         "minutes": (time.perf_counter() - wall) / 60,

@@ -20,8 +20,9 @@ from typing import Any
 import torch
 
 import fmlab as fm
+from fmlab.declare import step_sizes
 from fmlab.setup import Setup, prepare
-from fmlab.tuning import recorded, score, search, step_size_fields
+from fmlab.tuning import recorded, score, search
 
 RECORD = Path(fm.__file__).with_name("recorded.json")
 TABLE = Path(__file__).parent / "results" / "servers.md"
@@ -43,8 +44,13 @@ def setup_of(algorithm: fm.Algorithm, population: type[fm.Population]) -> Setup:
 
 def record(algorithm: Any, population: type[fm.Population]) -> None:
     began = time.perf_counter()
-    best = search(algorithm(), setup_of(algorithm(), population))
-    found = {name: getattr(best, name) for name in step_size_fields(best)}
+    try:
+        setup = setup_of(algorithm(), population)
+    except ValueError as reason:
+        print(f"{population.__name__:12} {algorithm.__name__:12} left out: {reason}", flush=True)
+        return
+    best = search(algorithm(), setup)
+    found = {name: getattr(best, name) for name in step_sizes(best)}
     print(f"{population.__name__:12} {algorithm.__name__:12} {found}  {time.perf_counter() - began:.0f} s", flush=True)
     whole = json.loads(RECORD.read_text())
     whole.setdefault(population.__name__, {})[algorithm.__name__] = found
@@ -53,9 +59,9 @@ def record(algorithm: Any, population: type[fm.Population]) -> None:
 
 def servers(algorithm: Any, population: type[fm.Population]) -> str | None:
     """One row of the table: validation scores at the server's step size halved, as it is, and doubled."""
-    (filled,) = recorded(setup_of(algorithm(), population)).algorithms.values()
-    if "server" not in {f.name for f in fields(filled)}:  # a method that sends nothing
+    if "server" not in {f.name for f in fields(algorithm)}:  # a method without an optimiser at the server
         return None
+    (filled,) = recorded(setup_of(algorithm(), population)).algorithms.values()
     server: Any = filled.server
     chosen: dict[str, Any] = {"server": replace(server, lr=fm.sweep(*(server.lr * f for f in FACTORS)))}
     tried = replace(filled, **chosen)

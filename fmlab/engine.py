@@ -211,7 +211,7 @@ def rounds(
                 sent = {name: torch.where(here, m, 0.0) for name, m in sent.items()}
                 kept = {name: torch.where(here, m, before[name]) for name, m in kept.items()}
             up += 4 * sum(m.shape[-1] for m in sent.values())
-            down += 4 * sum(held[name].shape[-1] for name in sent if name in held)
+            down += 4 * sum(held[name].shape[-1] for name in algorithm.received(held, sent, phase))
             served = serve(algorithm, f, held, moments, sent, weight, share, t)
             held, moments = served if answered is None else _where(number > 0, served, (held, moments))
             store.put(who, kept)

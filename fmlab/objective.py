@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from fmlab.closed_form import Programs
 from fmlab.data import Examples
 from fmlab.gradients import Product, StepSize, autograd, autograd_linearize, grad, meta_grads
+from fmlab.layers import Chain, chain, resize
 from fmlab.losses import Loss, mean
 from fmlab.models import MLP, Model
 
@@ -91,6 +92,18 @@ class Objective(ABC):
     def head(self) -> Tensor:
         """bool (P,): which parameters are the last layer's; the others are the body. ValueError without layers."""
         raise ValueError(f"{type(self).__name__} has a model without layers, so there is no head to tell from a body")
+
+    @property
+    def chain(self) -> Chain:
+        """The model's layers, whose hidden units can be matched. ValueError where it is not such a chain."""
+        raise ValueError(
+            f"{type(self).__name__} has a model without layers, so there are no hidden units to match; take clients "
+            "whose model is a network, or leave this method out"
+        )
+
+    def resized(self, hidden: Sequence[int]) -> Objective:
+        """The same loss of a chain with other numbers of hidden units. ValueError as in ``chain``."""
+        raise ValueError(f"{type(self).__name__} has a model without layers, so there are no hidden units to resize")
 
     def split(self, w: Tensor) -> tuple[Tensor, Tensor]:
         """Body (..., P - H) and head (..., H) of models w (..., P)."""
@@ -195,6 +208,13 @@ class Empirical(Objective):
     @property
     def head(self) -> Tensor:
         return self.model.head
+
+    @cached_property
+    def chain(self) -> Chain:
+        return chain(self.model)
+
+    def resized(self, hidden: Sequence[int]) -> Empirical:
+        return replace(self, model=resize(self.model, hidden))
 
     def forget(self) -> None:
         if self.programs:

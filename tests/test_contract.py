@@ -164,6 +164,10 @@ class Counting(Objective):
     def head(self):
         return self.f.head
 
+    @property
+    def chain(self):
+        return self.f.chain
+
     def __call__(self, w, data):
         return self.f(w, data)
 

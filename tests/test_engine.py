@@ -261,8 +261,8 @@ def test_transforms_change_what_is_sent_before_the_mean(train, algorithm):
 class Spy(Objective):
     """An objective that remembers the models it is asked to score."""
 
-    def __init__(self, f):
-        self.f, self.seen = f, []
+    def __init__(self, f, seen=None):
+        self.f, self.seen = f, [] if seen is None else seen
 
     def __call__(self, w, data):
         return self.f(w, data)
@@ -270,6 +270,13 @@ class Spy(Objective):
     @property
     def head(self):
         return self.f.head
+
+    @property
+    def chain(self):
+        return self.f.chain
+
+    def resized(self, hidden):
+        return Spy(self.f.resized(hidden), self.seen)
 
     def scores(self, models, data):
         for w in models:

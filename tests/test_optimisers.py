@@ -100,7 +100,7 @@ def test_moments_live_from_round_to_round(train, server):
 
 
 @pytest.mark.parametrize("server", [fm.SGD(lr=0.2, momentum=0.5), fm.Adam(), fm.Yogi()], ids=repr)
-@pytest.mark.parametrize("algorithm", [a for a in fm.ALGORITHMS if a is not fm.LocalOnly])
+@pytest.mark.parametrize("algorithm", [a for a in fm.ALGORITHMS if a not in (fm.LocalOnly, fm.FedMA)])
 def test_every_server_moves_every_algorithm(train, filled, algorithm, server):
     population = fm.Sines(n_clients=4, n_validation=2, n_unseen=2)
     state, _ = train(filled(algorithm(server=server)), population, 2)

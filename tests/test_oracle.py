@@ -6,6 +6,7 @@ plain PyTorch.
 
 import copy
 import itertools
+import math
 
 import pytest
 import torch
@@ -197,6 +198,12 @@ def anil(a, net, batch, classes):
     return {"model": flat(net, dict(zip(values, g, strict=True)))}, {}
 
 
+def fedma(a, net, batch, classes):
+    """The first exchange; see the whole round below."""
+    fedavg(a, net, batch, classes)
+    return {"layer 0": flat(net[0])}, {"own": flat(net)}
+
+
 class One:
     """Client (r, c)'s part of a batch; called, a minibatch."""
 
@@ -232,6 +239,8 @@ CASES = [
     (fm.ANIL(inner_steps=1, inner_lr=0.1), anil),
     (fm.ANIL(inner_steps=4, inner_lr=0.1), anil),
     (fm.ANIL(inner_steps=4, inner_lr=0.1, first_order=True), anil),
+    (fm.FedMA(growth=1.0, local_steps=3, lr=0.1), fedma),
+    (fm.FedMA(growth=1.0, local_steps=3, lr=0.1, batch_size=4), fedma),
 ]
 
 
@@ -295,3 +304,91 @@ def test_fine_tuning_is_the_plain_loop(problem, runs):
             loss_of(net, One(batch, r, 1).support, False).backward()
             sgd.step()
         assert_close(ours[r, 1], flat(net))
+
+
+def worth(a, unit, there, clients, rank):
+    """What BBP-MAP gives a unit at a place where the units ``there`` are; rank counts the empty places from 1."""
+    p, m, total = (a.sigma / a.sigma0) ** 2, len(there), sum(there, torch.zeros_like(unit))
+    value = ((unit + total).square().sum() / (p + m + 1) - total.square().sum() / (p + m)) / a.sigma**2
+    odds = m / (clients - m) if m else a.gamma / clients / rank
+    return float(value) + 2 * math.log(odds)
+
+
+def bbp_map(a, units, width):
+    """The place of each client's each unit, by trying all ways; units: a list of lists of vectors."""
+    order = sorted(range(len(units)), key=lambda c: -sum(float(u.square().sum()) for u in units[c]))
+    places = {order[0]: tuple(range(len(units[order[0]])))}
+
+    def table(c):
+        at = [[units[o][i] for o, where in places.items() if o != c for i, s in enumerate(where) if s == place]
+              for place in range(width)]  # fmt: skip
+        ranks = list(itertools.accumulate(int(not there) for there in at))
+        return [[worth(a, u, there, len(units), rank) for there, rank in zip(at, ranks, strict=True)] for u in units[c]]
+
+    for turn in range(6):
+        before = dict(places)
+        for c in order if turn else order[1:]:
+            values = table(c)
+            ways = itertools.permutations(range(width), len(units[c]))
+            best, way = max((sum(row[s] for row, s in zip(values, way, strict=True)), way) for way in ways)
+            if c not in places or best > 1e-9 + sum(r[s] for r, s in zip(values, places[c], strict=True)):
+                places[c] = way
+        if turn and places == before:
+            break
+    return [places[c] for c in range(len(units))]
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        fm.FedMA(local_steps=3, lr=0.3, growth=1.0),
+        fm.FedMA(local_steps=3, lr=0.3, growth=1.5, sigma=0.1, gamma=3.0),
+        fm.FedMA(local_steps=4, lr=0.5, growth=1.3, sigma=0.03, sigma0=2.0, gamma=5.0, batch_size=4),
+    ],
+    ids=repr,
+)
+def test_two_rounds_of_fedma_are_the_plain_loop(problem, after, algorithm):
+    """Matching by trying all ways; layers of numbers, no unit where there is none."""
+    a, sizes = algorithm, (3, 4, 3, 2)
+    f, w, batch = problem(sizes, runs=1, ragged=True)
+    clients = fm.data.Clients(batch.support, batch.query, torch.ones(1, 3))
+    wide = a.objective(f)
+    server, grew = module(sizes, w[0, 0]), 0
+    for t in range(2):
+        nets = [copy.deepcopy(server) for _ in range(3)]
+        for n, layer in enumerate(linear := server[::2]):
+            for c, net in enumerate(nets):
+                one = One(fm.data.Batch(batch.support, batch.query, (0,), t, phase=n), 0, c)
+                for k in range(a.local_steps):
+                    g = slopes(net, one(k, a.batch_size), False)
+                    move(net, [0 * d if i < 2 * n else d for i, d in enumerate(g)], a.lr)
+            mine = [net[2 * n] for net in nets]
+            with torch.no_grad():
+                if n == len(linear) - 1:
+                    layer.weight.data = sum(m.weight for m in mine) / 3
+                    layer.bias.data = sum(m.bias for m in mine) / 3
+                    continue
+                units = [list(torch.cat([m.weight, m.bias[:, None]], 1)) for m in mine]
+                places = bbp_map(a, units, int(a.growth * sizes[n + 1]))
+                taken = sorted({s for where in places for s in where})
+                groups = [[units[c][i] for c in range(3) for i, s in enumerate(places[c]) if s == place]
+                          for place in taken]  # fmt: skip
+                matched = torch.stack([sum(group) / len(group) for group in groups])
+                grew += len(taken) - len(units[0])
+                for net, own in zip(nets, units, strict=True):
+                    ways = itertools.permutations(range(len(taken)), len(own))
+                    far = [(sum(float((u - matched[s]).square().sum()) for u, s in zip(own, way, strict=True)), way)
+                           for way in ways]  # fmt: skip
+                    old = net[2 * n + 2].weight
+                    new = old.new_zeros(len(old), len(taken))
+                    new[:, list(min(far)[1])] = old
+                    net[2 * n + 2].weight.data = new
+                    net[2 * n].weight.data, net[2 * n].bias.data = matched[:, :-1].clone(), matched[:, -1].clone()
+                layer.weight.data, layer.bias.data = matched[:, :-1].clone(), matched[:, -1].clone()
+        state = after(t + 1, a, f, clients, w[:, 0], seeds=(0,), per_round=3)
+        ours = wide.chain.join(state.held)
+        assert_close(
+            wide.predict(ours, batch.support.x[:, :1])[0, 0], server(batch.support.x[0, 0]), rtol=1e-9, atol=1e-9
+        )
+        assert_close(ours.square().sum(), flat(server).square().sum())
+    assert (grew > 0) is (a.growth > 1), "the case is not what it should be"

@@ -5,6 +5,7 @@ from fmlab.algorithms.base import Algorithm
 from fmlab.algorithms.ditto import Ditto
 from fmlab.algorithms.fedavg import FedAvg
 from fmlab.algorithms.fedbabu import FedBABU
+from fmlab.algorithms.fedma import FedMA
 from fmlab.algorithms.fedmaml import FedMAML
 from fmlab.algorithms.fedmetasgd import FedMetaSGD
 from fmlab.algorithms.fedper import FedPer
@@ -31,6 +32,7 @@ ALGORITHMS: tuple[type[Algorithm], ...] = (
     FedRep,
     FedBABU,
     ANIL,
+    FedMA,
 )
 
 __all__ = ["ALGORITHMS", "Algorithm", *(a.__name__ for a in ALGORITHMS)]

@@ -12,7 +12,7 @@ number, or a tensor (R, 1, 1) where it is swept: both broadcast.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -67,6 +67,10 @@ class Algorithm(Declared, ABC):
     def phases(self, f: Objective) -> int:
         """Exchanges with the same clients in one round."""
         return 1
+
+    def received(self, held: Tree, sent: Tree, phase: int) -> Iterable[str]:
+        """What of ``held`` goes to a client in an exchange: what it answers, by default."""
+        return sent.keys() & held.keys()
 
     def objective(self, f: Objective) -> Objective:
         """The objective of the models in ``held``, where they are not those of ``f``."""

@@ -31,11 +31,21 @@ class Head(nn.Linear):
         nn.init.zeros_(self.bias)
 
 
-class Conv4(nn.Module):
+class Images(nn.Module):
+    """x (n, size, size) or (n, size, size, channels)... -> (n, channels, size, size)."""
+
+    def __init__(self, channels: int, size: int) -> None:
+        super().__init__()
+        self.channels, self.size = channels, size
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.reshape(-1, self.channels, self.size, self.size)
+
+
+class Conv4(nn.Sequential):
     """x (n, size, size) or (n, size, size, channels)... -> logits (n, outputs)."""
 
     def __init__(self, outputs: int, width: int, size: int, channels: int, norm: str, pool: bool) -> None:
-        super().__init__()
         blocks: list[nn.Module] = []
         side, into = size, channels
         for _ in range(4):
@@ -46,14 +56,11 @@ class Conv4(nn.Module):
             if pool:
                 blocks.append(nn.MaxPool2d(2))
             side, into = side // 2 if pool else (side + 1) // 2, width
-        self.channels, self.size = channels, size
+        super().__init__()
+        self.images = Images(channels, size)
         self.features = nn.Sequential(*blocks)
+        self.flat = nn.Flatten()
         self.classifier = Head(width * side * side, outputs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h: Tensor = self.features(x.reshape(-1, self.channels, self.size, self.size))
-        out: Tensor = self.classifier(h.flatten(1))
-        return out
 
 
 def conv(
