@@ -22,7 +22,7 @@ import torch
 from tqdm import tqdm
 
 import fmlab as fm
-from fmlab.data import Clients
+from fmlab.data import Clients, Tree
 from fmlab.evaluation import evaluate
 from fmlab.setup import prepare
 from fmlab.tuning import GRID
@@ -53,12 +53,13 @@ def main() -> None:
     for name, method in methods.items():
         setup = prepare({name: method}, training, seeds=1, dtype=torch.float32)
         began = time.perf_counter()
-        server = next(islice(tqdm(setup.run(method), total=rounds, desc=name), rounds, None)).server.double()
+        last = next(islice(tqdm(setup.run(method), total=rounds, desc=name), rounds, None))
+        held = {entry: t.double() for entry, t in last.held.items()}
         seconds = time.perf_counter() - began
 
-        def losses(lr: float, clients: Clients, server: torch.Tensor = server, method: Any = method) -> list[float]:
+        def losses(lr: float, clients: Clients, held: Tree = held, method: Any = method) -> list[float]:
             tried = replace(method, adapt_lr=lr)
-            after = evaluate(tried, five_shot.objective, server, clients, max(STEPS)).loss.mean((0, 1))
+            after = evaluate(tried, five_shot.objective, held, clients, max(STEPS)).loss.mean((0, 1))
             return [after[k].item() for k in STEPS]
 
         scores = {lr: sum(losses(lr, five_shot.validation)) for lr in GRID}

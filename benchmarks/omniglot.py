@@ -70,9 +70,8 @@ def options(a: argparse.Namespace, shots: int) -> dict[str, Any]:
 @torch.no_grad()
 def search(method: fm.Algorithm, a: argparse.Namespace, shots: int, bar: Any) -> fm.Algorithm:
     """The client's step sizes after ``search_rounds``, then the server's after three times as many."""
-    fields = step_sizes(method)
-    training = next(f for f in fields if f != "adapt_lr")
-    start = replace(method, **dict.fromkeys(fields, GRID[0]))
+    (training,) = step_sizes(method, ("training",))
+    start = replace(method, **dict.fromkeys(step_sizes(method), GRID[0]))
     best = _best(replace(start, **{training: fm.sweep(*GRID)}), a, shots, a.search_rounds, bar)
     server = best.server
     tried: dict[str, Any] = {"server": replace(server, lr=fm.sweep(*(server.lr * factor for factor in SERVER_GRID)))}
@@ -81,18 +80,18 @@ def search(method: fm.Algorithm, a: argparse.Namespace, shots: int, bar: Any) ->
 
 def _best(tried: fm.Algorithm, a: argparse.Namespace, shots: int, rounds: int, bar: Any) -> fm.Algorithm:
     """The swept value and the adaptation step size with the best accuracy of validation clients over 1..steps steps."""
-    fields = step_sizes(tried)
     setup = prepare([pick(tried, 0)], population(a, shots), seeds=(SEARCH_SEED,), **options(a, shots))
-    server = None
+    held = None
     for state in islice(setup.run(tried), rounds + 1):
-        server = state.server
+        held = state.held
         bar.update()
-    assert server is not None
+    assert held is not None
     found = []
-    for adapt_lr in ADAPT_GRID if "adapt_lr" in fields else (None,):
-        each = tried if adapt_lr is None else replace(tried, adapt_lr=adapt_lr)
+    adaptation = step_sizes(tried, ("adaptation",))
+    for size in ADAPT_GRID if adaptation else (None,):
+        each = replace(tried, **dict.fromkeys(adaptation, size))
         wide = spread(each, 1, torch.float32, torch.device("cpu"))
-        accuracy = evaluate(wide, setup.objective, server, setup.validation, a.steps).accuracy
+        accuracy = evaluate(wide, setup.objective, held, setup.validation, a.steps).accuracy
         assert accuracy is not None
         scores = torch.nan_to_num(accuracy)[..., 1:].mean((1, 2)).tolist()
         found += [(score, pick(each, k)) for k, score in enumerate(scores)]

@@ -50,9 +50,8 @@ def ours(w: Tensor, x: Tensor, y: Tensor, algorithm: fm.Algorithm) -> Callable[[
     @torch.no_grad()
     def round() -> Tensor:
         batch = Batch(support, query, joined=both)
-        sent, _ = algorithm.local(f, w.expand(1, len(x), -1), None, batch)
-        assert sent is not None
-        return sent.mean((0, 1))
+        sent, _ = algorithm.local(f, {"model": w.expand(1, len(x), -1)}, {}, batch)
+        return sent["model"].mean((0, 1))
 
     return round
 

@@ -4,7 +4,7 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
-from fmlab.servers import SGD
+from fmlab.optimisers import SGD
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -147,7 +147,7 @@ def last(algorithm, population, number, seed=0):
     run = rounds(algorithm, population.objective(), clients, start, seeds=(seed,), per_round=clients.number)
     for state in run:
         if state.round == number:
-            return state.server[0, 0]
+            return state.held["model"][0, 0]
 
 
 @pytest.mark.parametrize("k", [1, 5])

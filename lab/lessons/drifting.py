@@ -18,7 +18,6 @@ import torch
 import fmlab as fm
 from fmlab.declare import Declared, hyper
 from fmlab.engine import rounds
-from fmlab.gradients import path
 from lab import plots
 from lab.panel.canvas import Canvas
 from lab.panel.controls import Control
@@ -71,9 +70,9 @@ def run(setting: Setting, seed: int = 0) -> Drift:
     f, data = clients.objective(), clients.draw("training", seed)
     fedavg = fm.FedAvg(local_steps=setting.local_steps, lr=setting.lr, adapt_lr=setting.lr)
     states = rounds(fedavg, f, data, START, seeds=(seed,), per_round=CLIENTS)
-    server = torch.cat([state.server for state in islice(states, ROUNDS + 1)])  # (rounds + 1, 1, 2)
+    server = torch.cat([state.held["model"] for state in islice(states, ROUNDS + 1)])  # (rounds + 1, 1, 2)
     both = data.everyone()[0].map(lambda t: t.expand(ROUNDS + 1, *t.shape[1:]))  # support and query are alike here
-    local = torch.stack(list(path(f, server.expand(-1, CLIENTS, -1), both, setting.lr, setting.local_steps)), 2)
+    local = torch.stack(list(f.path(server.expand(-1, CLIENTS, -1), both, setting.lr, setting.local_steps)), 2)
     m, curvature = clients.losses("training", seed)
     x, y = np.meshgrid(ACROSS, UP)
     grid = torch.from_numpy(np.stack([x, y], -1)).flatten(0, 1)[:, None].expand(-1, CLIENTS, -1)

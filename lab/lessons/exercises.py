@@ -197,8 +197,8 @@ def fedprox_round(answer: Any) -> Steps:
     w = population.model().init(torch.Generator().manual_seed(0))[None, None]
 
     def after_round(algorithm: Any) -> torch.Tensor:
-        sent, _ = algorithm.local(f, w.expand(1, 10, -1), None, batch)
-        return w - sent.mean(1, keepdim=True)
+        sent, _ = algorithm.local(f, {"model": w.expand(1, 10, -1)}, {}, batch)
+        return w - sent["model"].mean(1, keepdim=True)
 
     yield (
         torch.as_tensor(answer).shape == w.shape,
@@ -292,10 +292,10 @@ def per_fedavg_first_order(answer: Any) -> Steps:
     yield found.shape == (1, 1, start.shape[-1]), "The mean over clients is wanted, of shape (1, 1, P)."
     query_only = Batch(Q, Q)
     for k in (1, 3):  # alpha = 0: FedAvg on the query sets
-        sent, _ = fm.FedAvg(local_steps=k, lr=0.02).local(f, start, None, query_only)
+        sent, _ = fm.FedAvg(local_steps=k, lr=0.02).local(f, {"model": start}, {}, query_only)
         zero = torch.as_tensor(answer(f, start, S, Q, 0.0, 0.02, k))
         yield (
-            _near(zero, (start - sent).mean(1, keepdim=True), 1e-9),
+            _near(zero, (start - sent["model"]).mean(1, keepdim=True), 1e-9),
             "At alpha = 0 it is FedAvg on Q, tau steps of size beta.",
         )
     yield (
@@ -311,6 +311,6 @@ def reptile_is_fedavg(answer: Any) -> Steps:
     batch = Batch(*population.draw("training", seed=0).everyone())
     f = population.objective(population.model())
     w = population.model().init(torch.Generator().manual_seed(0)).expand(1, 4, -1)
-    fedavg, _ = fm.FedAvg(lr=0.02).local(f, w, None, batch)
-    reptile, _ = fm.FedReptile(epsilon=float(answer), lr=0.02).local(f, w, None, batch)
-    yield fedavg.equal(reptile), "Where does w + epsilon (mean v - w) end up at mean v?"
+    fedavg, reptile = fm.FedAvg(lr=0.02), fm.FedReptile(epsilon=float(answer), lr=0.02)
+    means = [a.combine(f, {"model": w}, a.local(f, {"model": w}, {}, batch)[0], None) for a in (fedavg, reptile)]
+    yield means[0]["model"].equal(means[1]["model"]), "Where does w + epsilon (mean v - w) end up at mean v?"

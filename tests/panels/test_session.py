@@ -92,7 +92,7 @@ def test_frames_bring_the_rounds_models(ours, monkeypatch):
     assert frames
     for before, now in frames:
         assert torch.equal(before.rounds, now.rounds)
-        assert not torch.equal(before.servers["FedAvg"], now.servers["FedAvg"])
+        assert not torch.equal(before.held["FedAvg"]["model"], now.held["FedAvg"]["model"])
 
 
 def test_a_paused_run_shows_every_round_and_waits_after_each(ours):
