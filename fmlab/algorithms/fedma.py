@@ -4,7 +4,7 @@ A round has one exchange for every layer l = 0, 1, ...:
 
     on client i   v = w; for l > 0 only v_{l-1} = w_{l-1}, and inputs of v_l go where the units of v_{l-1} went
                   K times:  v <- v - eta grad f_i(v),  the layers below l frozen;  sends v_l
-    server        w_l = mean of the units matched to each place, by BBP-MAP; of the last layer, the mean
+    server        w_l = mean of the units matched to each place, by BBP-MAP; last layer: the mean (paper: by class)
 
 BBP-MAP decides places only: the mean is the plain weighted one, so permuted copies of a network average to it. Units
 without a match are added up to ``growth`` times the width; empty places are zeros, inert, and count as bytes. A client
@@ -35,9 +35,7 @@ class FedMA(Algorithm):
     local_steps: int = fields.local_steps()
     lr: float = fields.step_size("η", "client step size")
     adapt_lr: float = fields.adaptation("α", "fine-tuning step size on unseen clients")
-    growth: float = hyper(
-        1.25, symbol="G", low=1.0, high=4.0, sweepable=False, text="most hidden units, to the model's"
-    )
+    growth: float = hyper(1.25, symbol="G", low=1.0, high=4.0, sweepable=False, text="most hidden units, as a factor")
     sigma0: float = hyper(1.0, symbol="σ0", low=1e-3, high=1e3, log=True, text="spread of global units")
     sigma: float = hyper(1.0, symbol="σ", low=1e-3, high=1e3, log=True, text="spread of clients' units around them")
     gamma: float = hyper(1.0, symbol="γ", low=1e-6, high=1e6, log=True, text="mass of units not yet matched")
