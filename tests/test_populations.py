@@ -4,7 +4,6 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
-from fmlab.optimisers import SGD
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,6 +11,7 @@ import fmlab as fm
 from fmlab.data import Examples
 from fmlab.engine import rounds
 from fmlab.gradients import autograd, autograd_linearize, meta_grad
+from fmlab.optimisers import SGD
 from fmlab.populations import POPULATIONS
 from fmlab.populations.fewshot import FewShot
 
