@@ -179,9 +179,7 @@ def _transforms(value: Any) -> tuple[Any, ...]:
     given = (value,) if callable(value) else tuple(value) if isinstance(value, Sequence) else (value,)
     for t in given:
         if not callable(t) or isinstance(t, type):
-            raise TypeError(
-                f"transforms holds {t!r}, which is not a function (sent, batch) -> sent; give a list of functions"
-            )
+            raise TypeError(f"transforms holds {t!r}, which is not a function; give a list of functions")
     return given
 
 
