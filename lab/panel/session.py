@@ -131,7 +131,11 @@ class Session:
         """The same, computed where they are not known: some 400 steps of training."""
         found = self.known_baselines(setting, quantity)
         if not found:
-            study.find_baselines(check)
+            try:
+                study.find_baselines(check)
+            finally:
+                study.setup.forget()  # what the training needed; a study that is remembered holds it for long
+            self._studies.get(setting)  # the study has drawn more clients: it is weighed again
             found = plots.baselines(study, quantity)
             self._baselines.put(_clients(setting, quantity), found)
         return found

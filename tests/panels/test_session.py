@@ -14,7 +14,7 @@ import fmlab as fm
 from fmlab.study import Study
 from lab import plots
 from lab.panel import advantage, session
-from lab.panel.cache import LRU
+from lab.panel.cache import LRU, storages
 from lab.panel.session import Session
 from lab.panel.setting import Setting
 from lab.panel.worker import Worker
@@ -198,3 +198,15 @@ def test_the_maps_cells_come_corners_first_and_are_remembered(ours, small_map, m
     assert dict(ours.cells(EIGHT)) == cells
     corner = advantage.coarse_to_fine()[0]
     assert corner not in dict(ours.cells(EIGHT, but=[corner]))
+
+
+def test_baselines_leave_no_working_memory_behind_and_what_they_drew_is_weighed():
+    memory = LRU(20, parts=storages)
+    ours = Session(memory, LRU(20))
+    study = ours.full(EIGHT)
+    before = memory.weight
+    ours.find_baselines(study, EIGHT, "loss")
+    held = storages(study)
+    assert sum(held.values()) == memory.weight > before
+    study.setup.forget()
+    assert storages(study) == held
