@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from fmlab import gradients
+from fmlab.closed_form import programs
 from fmlab.objective import Empirical, Objective
 
 TIGHT = {"rtol": 1e-10, "atol": 1e-10}
@@ -156,3 +157,23 @@ def test_a_minibatch_of_every_step_is_drawn_outside(pair):
     seen = []
     f.descend(w, lambda k: seen.append(torch.ones(1).is_inference()) or batch.minibatch(k, 2), 0.1, 3)
     assert seen == [False] * 3
+
+
+@pytest.mark.parametrize("kind", RATES)
+@pytest.mark.parametrize("size", [None, 2])
+def test_many_clients_go_block_by_block_to_the_same_numbers(pair, kind, size, monkeypatch):
+    f, _, w, batch = pair(sizes=(2, 4, 3), runs=2, clients=7)
+    lr, half = step_size(kind, f, w, 0), (batch.support, batch.query)
+
+    def everything():
+        yield f.descend(w, lambda k: batch.minibatch(k, size), lr, 3, 0.1, w.flip(1))
+        for first_order in (False, True):
+            yield f.meta_gradient(w, *half, lr, 2, first_order)
+        yield from f.meta_gradients(w, *half, lr, 2)
+
+    whole = list(everything())
+    for blocks, bytes_ in ((7, 1), (4, 2 * 2 * 8 * (f.model.size + 3 * 10 * 9))):
+        monkeypatch.setattr(programs, "BLOCK", bytes_)
+        assert len(f.programs._blocks(w, batch.both)) == blocks
+        for ours, theirs in zip(everything(), whole, strict=True):
+            assert_close(ours, theirs, **TIGHT)

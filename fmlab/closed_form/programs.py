@@ -16,7 +16,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import accumulate, groupby, repeat
+from itertools import accumulate, chain, groupby, repeat
 from typing import Any
 
 import torch
@@ -29,6 +29,9 @@ from fmlab.losses import Loss
 from fmlab.models.mlp import MLP
 
 CAPACITY = 12  # programs remembered; a comparison of two algorithms has five
+BLOCK = (
+    5 * 2**20
+)  # bytes of one pass that a processor's cache holds: more clients than that go one block after the other
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,18 @@ class Programs:
         to: Tensor | None = None,
     ) -> Tensor:
         """The models (R, C, P) after a step  v <- v - lr (grad f(v) + pull (v - to))  on each of ``batches``."""
+        batches = iter(batches)
+        if (batch := next(batches, None)) is None:
+            return w
+        batches = chain([batch], batches)
+        if len(blocks := self._blocks(w, batch)) > 1:
+            every = list(batches)
+            parts = []
+            for block in blocks:
+                cuts = {id(data): _cut(data, block) for data in every}
+                mine = [cuts[id(data)] for data in every]
+                parts.append(self.descend(_cut(w, block), mine, *(_cut(t, block) for t in (lr, pull, to))))
+            return torch.cat(parts, 1)
         first, last = self._first(lr), None
         for _, same in groupby(batches, id):
             data, *again = same
@@ -85,6 +100,9 @@ class Programs:
         self, w: Tensor, support: Examples, query: Examples, lr: StepSize, steps: int, exact: bool
     ) -> Tensor:
         """d/dw L_query(u) (R, C, P), u the end of ``steps`` steps on the support set; through them if exact."""
+        if len(blocks := self._blocks(w, support)) > 1:
+            cuts = [(_cut(w, b), _cut(support, b), _cut(query, b), _cut(lr, b)) for b in blocks]
+            return torch.cat([self.meta_gradient(*cut, steps, exact) for cut in cuts], 1)
         program: Meta = self._program(Meta, w, support, query, self._first(lr), steps, exact)
         return program.run(w, support, query, lr)
 
@@ -92,6 +110,10 @@ class Programs:
         self, w: Tensor, support: Examples, query: Examples, lr: Tensor, steps: int, exact: bool
     ) -> tuple[Tensor, Tensor]:
         """The same, and the gradient with respect to lr (..., P): two (R, C, P)."""
+        if len(blocks := self._blocks(w, support)) > 1:
+            cuts = [(_cut(w, b), _cut(support, b), _cut(query, b), _cut(lr, b)) for b in blocks]
+            both = [self.meta_gradients(*cut, steps, exact) for cut in cuts]
+            return torch.cat([dw for dw, _ in both], 1), torch.cat([dlr for _, dlr in both], 1)
         program: Meta = self._program(Meta, w, support, query, 0, steps, exact, True)
         return program.run(w, support, query, lr), program.dlr.flat()
 
@@ -102,6 +124,14 @@ class Programs:
             program: Forward = self._program(Forward, w, Examples(x, x, x))
             yield program.run(w, x, fresh=program is not last)
             last = program
+
+    def _blocks(self, w: Tensor, data: Examples) -> list[slice]:
+        """The clients in as few parts of equal size as the cache allows; a device without one takes all at once."""
+        runs, clients, n = data.x.shape[:3]
+        size = (self.model.size + 3 * n * sum(self.model.sizes)) * w.element_size() * runs
+        most = max(1, BLOCK // size) if w.device.type == "cpu" else clients
+        width = -(-clients // -(-clients // most))
+        return [slice(at, at + width) for at in range(0, clients, width)]
 
     def _first(self, lr: StepSize) -> int | None:
         """The lowest layer whose parameters move; None where all have the same step size."""
@@ -135,6 +165,14 @@ class Programs:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Programs, (self.model, self.loss)  # a copy has programs of its own
+
+
+def _cut(value: Any, block: slice) -> Any:
+    """Of Examples or a tensor (..., C or 1, .) the clients of one block; what is the same for all stays."""
+    if isinstance(value, Examples):
+        return value.map(lambda t: t[:, block])
+    whole = not isinstance(value, Tensor) or value.ndim < 2 or value.shape[-2] == 1
+    return value if whole else value[..., block, :]
 
 
 class Forward:
