@@ -17,6 +17,7 @@ from fmlab.algorithms import Algorithm
 from fmlab.engine import Transform
 from fmlab.interrupt import Interrupted, noticed
 from fmlab.models import Model
+from fmlab.optimisers import Optimiser
 from fmlab.populations import Population
 from fmlab.progress import Progress
 from fmlab.setup import Setup, prepare
@@ -38,6 +39,7 @@ def compare(
     evaluations: int | Sequence[int] = 10,
     model: Model | None = None,
     weights: str = "uniform",
+    server: Optimiser | None = None,
     transforms: Sequence[Transform] = (),
     dropout: float = 0.0,
     tune: bool = False,
@@ -57,6 +59,9 @@ def compare(
             the rounds themselves, from 0 to the last.
         model: overrides the population's own.
         weights: the server's mean, "uniform" over clients or by "size".
+        server: one optimiser for every method, so that a comparison is of the methods and not of their optimisers;
+            None: each method's own, as its paper has it. Methods whose server takes no steps (LocalOnly, FedMA) have
+            none.
         transforms: functions (sent, batch) -> sent of what clients send, named tensors (runs, clients, .), applied in
             this order before the mean; each changes every client's message by itself and keeps names and shapes.
         dropout: share in [0, 1) of the sampled clients that never answer; what they keep stays as it was. A round in

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +15,7 @@ from fmlab.data import Batch, Clients, Examples, stack
 from fmlab.declare import pick, step_sizes, sweep_length
 from fmlab.engine import Sampler, State, Store, rounds, work
 from fmlab.objective import Objective
+from fmlab.optimisers import Optimiser
 from fmlab.populations import Population
 from fmlab.randomness import generator
 
@@ -26,6 +27,7 @@ DEFAULTS: dict[str, Any] = {
     "evaluations": 10,
     "model": None,
     "weights": "uniform",
+    "server": None,
     "transforms": (),
     "dropout": 0.0,
     "tune": False,
@@ -142,6 +144,7 @@ def prepare(algorithms: Sequence[Algorithm] | Mapping[str, Algorithm], clients: 
         )
     if config["weights"] not in ("uniform", "size"):
         raise ValueError(f"weights = {config['weights']!r} is neither 'uniform' nor 'size'")
+    config["algorithms"] = _served(config["algorithms"], config["server"])
     dropout = config["dropout"]
     if not isinstance(dropout, (int, float)) or isinstance(dropout, bool) or not 0 <= dropout < 1:
         raise ValueError(f"dropout = {dropout!r} is not a number in [0, 1): the share of clients that never answer")
@@ -155,6 +158,18 @@ def prepare(algorithms: Sequence[Algorithm] | Mapping[str, Algorithm], clients: 
     for name, a in setup.algorithms.items():
         _check_round(name, a, setup)
     return setup
+
+
+def _served(algorithms: dict[str, Algorithm], server: Any) -> dict[str, Algorithm]:
+    """Every method with this optimiser at its server, where it has one."""
+    if server is None:
+        return algorithms
+    if not isinstance(server, Optimiser):
+        made = f"; make one: fm.{server.__name__}()" if isinstance(server, type) else ", for example fm.Adam()"
+        raise TypeError(f"server = {server!r} is not an optimiser of the server, nor None for each method's own{made}")
+    has = {name: "server" in {f.name for f in fields(a)} for name, a in algorithms.items()}
+    changed: dict[str, Any] = {"server": server}
+    return {name: replace(a, **changed) if has[name] else a for name, a in algorithms.items()}
 
 
 def _whole(value: Any) -> bool:

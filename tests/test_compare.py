@@ -61,6 +61,19 @@ def test_evaluating_more_often_changes_nothing(study):
         assert torch.equal(often.adaptation[name], study.adaptation[name])
 
 
+def test_one_server_for_every_method():
+    methods = [*BOTH, fm.LocalOnly(lr=0.01)]
+    together = fm.compare(methods, POPULATION, server=fm.Yogi(lr=0.05), **SHORT)
+    apart = fm.compare([replace(a, server=fm.Yogi(lr=0.05)) for a in BOTH], POPULATION, **SHORT)
+    for name in apart.names:
+        assert together.config["algorithms"][name].server == fm.Yogi(lr=0.05)
+        assert torch.equal(together.adaptation[name], apart.adaptation[name])
+    again = fm.compare(**together.config)
+    assert torch.equal(again.adaptation["FedMAML"], together.adaptation["FedMAML"])
+    swept = fm.compare(BOTH, POPULATION, server=fm.SGD(lr=fm.sweep(0.5, 1.0)), **SHORT)
+    assert swept.adaptation["FedAvg"].shape == (2, 2, 7, 3)
+
+
 def test_counters_by_hand(study):
     # 5 clients a round, 1,761 float32 numbers each way; FedAvg takes 5 gradients, one-step MAML 1 + 1 + 2.
     assert study.bytes["FedAvg"].tolist() == [0, 2 * 5 * 2 * 1761 * 4, 4 * 5 * 2 * 1761 * 4]
@@ -266,6 +279,8 @@ def test_torchs_default_dtype_is_compares(dtype):
         ({"algorithms": [fm.FedAvg]}, "not an algorithm"),
         ({"clients": fm.Sines}, "not a population"),
         ({"epochs": 3}, "unknown arguments"),
+        ({"server": fm.Adam}, r"server = .*Adam.* is not an optimiser .* make one: fm\.Adam\(\)"),
+        ({"server": "Adam"}, "server = 'Adam' is not an optimiser"),
         ({"dropout": 1.0}, r"dropout = 1\.0 is not a number in \[0, 1\)"),
         ({"dropout": -0.1}, "dropout = -0.1"),
         ({"dropout": True}, "dropout = True"),
