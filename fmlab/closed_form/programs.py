@@ -29,9 +29,7 @@ from fmlab.losses import Loss
 from fmlab.models.mlp import MLP
 
 CAPACITY = 12  # programs remembered; a comparison of two algorithms has five
-BLOCK = (
-    5 * 2**20
-)  # bytes of one pass that a processor's cache holds: more clients than that go one block after the other
+BLOCK = 5 * 2**20  # bytes of one pass, about what a processor's cache holds; clients beyond it wait for the next block
 
 
 @dataclass(frozen=True)
