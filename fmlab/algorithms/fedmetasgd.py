@@ -18,7 +18,6 @@ from torch import Tensor
 from fmlab.algorithms import fields
 from fmlab.algorithms.base import Algorithm
 from fmlab.data import Batch, Examples, Tree
-from fmlab.gradients import meta_grads
 from fmlab.objective import Objective
 from fmlab.optimisers import Adam, Optimiser
 
@@ -36,7 +35,7 @@ class FedMetaSGD(Algorithm):
 
     def local(self, f: Objective, held: Tree, kept: Tree, batch: Batch) -> tuple[Tree, Tree]:
         w, a = held["model"], held["rates"]
-        dw, da = meta_grads(f, w, batch.support, batch.query, a, self.inner_steps)
+        dw, da = f.meta_gradients(w, batch.support, batch.query, a, self.inner_steps)
         return {"model": dw, "rates": da}, {}
 
     def adapt(self, f: Objective, held: Tree, support: Examples, steps: int) -> Iterator[Tensor]:
