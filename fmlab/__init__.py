@@ -9,6 +9,8 @@ from fmlab.declare import sweep as sweep
 from fmlab.gradients import grad as grad
 from fmlab.gradients import meta_grad as meta_grad
 from fmlab.interrupt import interrupted as interrupted
+from fmlab.judgement import Verdict as Verdict
+from fmlab.judgement import judge as judge
 from fmlab.models import MLP as MLP
 from fmlab.models import lift as lift
 from fmlab.models import softmax as softmax

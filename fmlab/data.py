@@ -89,12 +89,16 @@ class Batch:
         return Examples(take(both.x, rows), take(both.y, rows), weight / weight.sum(-1, keepdim=True))
 
     @cached_property
+    def who(self) -> Tensor:
+        """The clients' ids, int64 (R, C)."""
+        runs, clients = self.support.weight.shape[:2]
+        ids = torch.arange(clients, device=self.support.weight.device)[None] if self.ids is None else self.ids
+        return ids.repeat(runs // len(ids), 1)
+
+    @cached_property
     def _places(self) -> Tensor:
         """(R, C, n): a number for each client's each real example."""
-        weight = self.both.weight
-        ids = torch.arange(weight.shape[1], device=weight.device)[None] if self.ids is None else self.ids
-        ids = ids.repeat(len(weight) // len(ids), 1)
-        return numbered(ids[..., None], (weight > 0).cumsum(-1))
+        return numbered(self.who[..., None], (self.both.weight > 0).cumsum(-1))
 
 
 def take(t: Tensor, rows: Tensor) -> Tensor:

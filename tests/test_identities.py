@@ -235,15 +235,13 @@ def test_a_client_goes_on_from_its_own_model_whenever_it_takes_part_again(train)
 def same_clients(setup, copies):
     """The first client ``copies`` times."""
     one = [e.map(lambda t: t[:, :1].repeat(1, copies, *[1] * (t.ndim - 2))) for e in setup.training.everyone()]
-    return Clients(*one, setup.training.sizes[:, :copies])
+    return Clients(*one, setup.training.sizes[:, :copies], ids=torch.zeros(1, copies, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("algorithm", fm.ALGORITHMS)
 def test_identical_clients_are_one_client(train, filled, algorithm):
-    """Every method on N copies of a client is the same method, centralised, on that client."""
+    """Every method on N copies of a client, its id among them, is the same method, centralised, on that client."""
     a = filled(algorithm())
-    if isinstance(a, fm.PerFedAvg):  # its minibatches are each client's own: give every client all
-        a = replace(a, batch_size=1000)
     _, setup = train(a, POPULATION, 0)
     ends = []
     for copies in (1, 5):

@@ -1,12 +1,13 @@
 """What an algorithm is: a frozen dataclass of hyperparameters with pure methods. One file each, mostly formula.
 
 To add one: write its file beside these, with a field ``server`` and with ``start``, ``local``, ``adapt`` and
-``evaluations``, and add the class to ``ALGORITHMS`` in ``fmlab/algorithms/__init__.py``. Sampling of clients, the
-weighted mean, the server's optimiser, sweeps, counters and evaluation are the engine's.
+``evaluations``, and add the class to ``ALGORITHMS`` in ``fmlab/algorithms/__init__.py``; the README shows one.
+Sampling of clients, the weighted mean, the server's optimiser, sweeps, counters and evaluation are the engine's.
 
 Three trees, named tensors each: what the server *held*, a client *sent*, a client *kept*. Shapes: held (R, 1, .) at
 the server and (R, C, .) at the clients, which all start from the same; sent and kept (R, C, .). A hyperparameter is a
-number, or a tensor (R, 1, 1) where it is swept: both broadcast.
+number, or a tensor (R, 1, 1) where it is swept: both broadcast. Keep the models' dtype: a number times a truth value
+has torch's default one, so write ``mask.to(w)``. An entry that is sent and not held is only for ``combine`` to see.
 """
 
 from __future__ import annotations
@@ -61,8 +62,9 @@ class Algorithm(Declared, ABC):
         """Models (R, C, P) of clients that never took part, after 0, 1, ..., steps adaptation steps."""
 
     @abstractmethod
-    def evaluations(self) -> int:
-        """Gradient evaluations a client spends in one exchange; a Hessian-vector product counts as two."""
+    def evaluations(self) -> float:
+        """Gradient evaluations a client spends in one exchange, the mean where clients differ; a Hessian-vector product
+        counts as two."""
 
     def phases(self, f: Objective) -> int:
         """Exchanges with the same clients in one round."""

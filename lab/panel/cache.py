@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
-from types import FunctionType, MethodType, ModuleType
+from functools import partial
+from types import BuiltinMethodType, FunctionType, MethodType, ModuleType
 from typing import Any, Generic, TypeVar
 
 from torch import Tensor
@@ -16,7 +17,7 @@ LEAVES = (str, bytes, int, float, type, ModuleType, FunctionType, MethodType)
 
 def storages(thing: Any) -> dict[int, int]:
     """Address -> bytes of the memory behind every tensor that is reached from ``thing`` through attributes, mappings,
-    lists and tuples. Views of one memory count once."""
+    lists, tuples and prepared calls. Views of one memory count once."""
     found: dict[int, int] = {}
     seen, todo = set(), [thing]
     while todo:
@@ -31,6 +32,10 @@ def storages(thing: Any) -> dict[int, int]:
             todo += now.values()
         elif isinstance(now, (list, tuple)):
             todo += now
+        elif isinstance(now, partial):  # the closed form's calls hold the memory that they work on
+            todo += (now.func, *now.args, *now.keywords.values())
+        elif isinstance(now, BuiltinMethodType):
+            todo.append(now.__self__)
         else:
             todo += getattr(now, "__dict__", {}).values()
     return found

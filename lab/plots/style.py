@@ -80,15 +80,16 @@ DASHES = (
 )  # fmt: skip
 MARKERS = ("o", "s", "D", "^", "P", "v", "X", "d", "*", "<", "p", "8", ">", (4, 1, 0), "h", (3, 1, 0))
 
-DIFFERENT = len(DASHES) * len(MARKERS)
+DIFFERENT = len(COLOURS) * len(DASHES)
 
 
 def numbered(i: int) -> Look:
     """The i-th look. Of the first 8 no two share a colour, of the first 16 dashes or a marker; the first DIFFERENT
-    differ."""
+    differ in colour or dashes, so that they are told apart without markers too."""
     light, dark = COLOURS[i % len(COLOURS)]
     again, n = divmod(i, len(DASHES))
-    return Look(light, dark, DASHES[n], MARKERS[(n + again) % len(MARKERS)])
+    shift = (0, 4, 2, 6, 1, 3, 5, 7)[again % 8]  # dashes n and n + 8 stand under one colour already
+    return Look(light, dark, DASHES[(n + shift) % len(DASHES)], MARKERS[(n + again) % len(MARKERS)])
 
 
 LOOKS = {"FedMAML": numbered(0), "FedAvg": numbered(1)}  # the two in every plot; the others go by their order

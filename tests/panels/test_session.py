@@ -38,7 +38,7 @@ def ours(memory):
 def equal(a, b):
     return a.names == b.names and all(
         torch.equal(getattr(a, part)[name], getattr(b, part)[name])
-        for part in ("adaptation", "learning", "servers")
+        for part in ("adaptation", "learning", "bytes_up")
         for name in a.names
     )
 
