@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fmlab.data import Tree
-from fmlab.models import MLP, Lifted, Model
+from fmlab.models import MLP, Lifted, Model, lift
 
 ZERO_TO_ZERO = (
     nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh,
@@ -120,7 +120,7 @@ def resize(model: Model, hidden: Sequence[int]) -> Model:
     """The same chain with other numbers of hidden units. A lifted module's own parameters become 0."""
     if isinstance(model, MLP):
         return MLP((model.sizes[0], *hidden, model.sizes[-1]))
-    module, before, now = copy.deepcopy(model.unused), 1, 1
+    module, before, now = copy.deepcopy(model.module), 1, 1
     weighted = [m for _, m in _leaves(module) if isinstance(m, (nn.Linear, nn.Conv2d))]
     for m, wanted in zip(weighted, [*hidden, len(weighted[-1].weight)], strict=True):
         into, units = m.weight.shape[1] // before * now, len(m.weight)
@@ -132,9 +132,7 @@ def resize(model: Model, hidden: Sequence[int]) -> Model:
         else:
             m.in_channels, m.out_channels = into, wanted
         before, now = units, wanted
-    named = dict(module.named_parameters())
-    start = torch.cat([p.detach().flatten() for p in named.values()])
-    return Lifted(module, {k: p.shape for k, p in named.items()}, start, copy.deepcopy(module), model.head_name)
+    return lift(module, model.head_name)
 
 
 def grown(units: int, growth: float) -> int:
@@ -160,8 +158,10 @@ def _lifted(model: Lifted) -> Iterator[Layer]:
     last: nn.Linear | nn.Conv2d | None = None
     between: list[tuple[str, nn.Module]] = []
     found = 0
-    for name, m in _leaves(model.unused):
+    for name, m in _leaves(model.module):
         where = f"{name or 'the module'} ({type(m).__name__})"
+        if not all(p.requires_grad for p in m.parameters()):
+            raise ValueError(f"{where} has frozen parameters, which tie its units to places; {WAY_OUT}")
         if not isinstance(m, (nn.Linear, nn.Conv2d)):
             if next(m.parameters(), None) is not None:
                 raise ValueError(f"{where} is no layer whose units can be matched; {WAY_OUT}")

@@ -69,8 +69,9 @@ class CrossEntropy:
         return torch.mul(s, dp - (s * dp).sum(-1, keepdim=True), out=out).mul_(scale)
 
     def correct(self, p: Tensor, y: Tensor) -> Tensor | None:
-        """(..., n) 1 where the largest logit is the class's, else 0."""
-        return (p.argmax(-1) == y).to(p.dtype)
+        """(..., n) 1 where the largest logit is the class's, else 0: also where a logit is not finite (argmax takes NaN
+        for the largest)."""
+        return ((p.argmax(-1) == y) & p.isfinite().all(-1)).to(p.dtype)
 
     def trivial(self, support: Examples, query: Examples) -> Tensor:
         """Logits of the support set's class shares, one example added to each class: its majority class wins."""

@@ -16,6 +16,21 @@ if TYPE_CHECKING:
     from fmlab.study import Study
 
 
+FLOWN = 10  # times the fresh models' mean loss
+
+
+def flown(study: Study, name: str) -> Tensor:
+    """Where a loss of ``study.adaptation[name]`` is not finite or beyond FLOWN times the fresh models' mean loss: that
+    client flew away, and a mean over clients says little. As in ``fmlab.tuning``."""
+    fresh = study.learning[name][..., 0, 0].mean()  # before training and adaptation
+    return ~(study.adaptation[name] <= FLOWN * fresh)
+
+
+def hurt(loss: Tensor) -> Tensor:
+    """Whom adaptation hurts, of losses (..., steps + 1): the last is above the first, or is not finite."""
+    return ~(loss[..., -1] <= loss[..., 0]) | ~loss[..., -1].isfinite()
+
+
 def table(study: Study) -> str:
     accuracy = bool(study.accuracy)
     scores, scale, digits = (study.accuracy, 100, 1) if accuracy else (study.adaptation, 1, 2)
@@ -25,17 +40,23 @@ def table(study: Study) -> str:
     rows = [
         ["method", *(f"after {k} step{'s' * (k != 1)}" for k in steps), "hurt", "MB", "gradients"],
     ]
-    for _, label, score, loss, diverged, sent, spent in _rows(study, scores):
-        per_seed = score.mean(-2) * scale  # (seeds, steps + 1)
+    any_away = False
+    for _, label, score, loss, away, diverged, sent, spent in _rows(study, scores):
         well = diverged < 0
-        cells = [_spread(per_seed[well, k], digits) if well.any() else "-" for k in steps]
+        lost = away[well][..., steps].flatten(0, 1)  # (clients of all seeds, columns)
+        medians = lost.any(0) & (not accuracy)
+        cells = [_spread(score[well][..., k] * scale, digits, bool(m)) for k, m in zip(steps, medians, strict=True)]
         if not well.all():
             first = int(diverged[~well].min())
             label += f" [diverged: {int((~well).sum())} of {n_seeds} seeds, first in round {first}]"
-        hurt = (loss[well][..., -1] > loss[well][..., 0]).to(torch.float64).mean() * 100
-        rows.append([label, *cells, f"{hurt:.0f} %" if well.any() else "-", f"{sent / 1e6:.1f}", f"{spent:.0f}"])
+        if lost.any():
+            any_away = True
+            label += f" [flew away: {int(lost.any(1).sum())} of {len(lost)} clients]"
+        share = f"{100 * hurt(loss[well]).to(torch.float64).mean():.0f} %" if well.any() else "-"
+        rows.append([label, *cells, share, f"{sent / 1e6:.1f}", f"{spent:.0f}"])
     for name, value in (study.baseline_accuracy if accuracy else study.baselines).items():
-        rows.append([name, *([""] * (len(steps) - 1)), _spread(value.mean(-1) * scale, digits), "", "", ""])
+        median = not accuracy and not bool(value.isfinite().all())
+        rows.append([name, *([""] * (len(steps) - 1)), _spread(value * scale, digits, median), "", "", ""])
     widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
     lines = [
         "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True)))
@@ -45,16 +66,30 @@ def table(study: Study) -> str:
         f"{what} on {study.population.n_unseen} unseen clients, mean ± standard deviation over {n_seeds} seeds, "
         f"round {int(study.rounds[-1])}"
     )
-    return "\n".join([head, *lines])
+    note = f"flew away: a loss that is not finite, or above {FLOWN} times the fresh models' mean loss"
+    return "\n".join([head, *lines, *([note] * any_away)])
 
 
-def _spread(per_seed: Tensor, digits: int) -> str:
-    spread = f" ± {per_seed.std():.{digits}f}" if len(per_seed) > 1 else ""
-    return f"{per_seed.mean():.{digits}f}{spread}"
+def _spread(each: Tensor, digits: int, median: bool) -> str:
+    """Mean and standard deviation over seeds of each client's score (seeds, clients); beside it all clients' median."""
+    if not len(each):
+        return "-"
+    per_seed = each.mean(-1)
+    text = _number(per_seed.mean(), digits)
+    if len(per_seed) > 1 and per_seed.isfinite().all():
+        text += f" ± {_number(per_seed.std(), digits)}"
+    if median:  # what is not a number stands behind infinity
+        text += f", median {_number(each.nan_to_num(nan=torch.inf, posinf=torch.inf).median(), digits)}"
+    return text
+
+
+def _number(value: Tensor, digits: int) -> str:
+    return f"{value:.{digits}f}" if abs(value) < 1e5 or not value.isfinite() else f"{value:.1e}"
 
 
 def _rows(study: Study, scores: dict[str, Tensor]) -> list[tuple[Any, ...]]:
-    """One entry a method and swept value: name, label, scores and losses (seeds, clients, steps + 1), ..."""
+    """One entry a method and swept value: name, label; scores, losses and who flew away (seeds, clients, steps + 1);
+    diverged, bytes, gradient evaluations."""
     rows = []
     for name in study.names:
         algorithm = study.setup.algorithms[name]
@@ -69,6 +104,7 @@ def _rows(study: Study, scores: dict[str, Tensor]) -> list[tuple[Any, ...]]:
                     f"{name} ({settings})" if settings else name,
                     scores[name] if one else scores[name][v],
                     study.adaptation[name] if one else study.adaptation[name][v],
+                    flown(study, name) if one else flown(study, name)[v],
                     study.diverged[name] if one else study.diverged[name][v],
                     float(sent[v % len(sent)]),
                     float(spent[v % len(spent)]),

@@ -274,7 +274,7 @@ def accuracy_after_one_step(population, algorithm, number):
     unseen = stack([population.draw("unseen", s) for s in seeds]).to(torch.float32, torch.device("cpu"))
     for state in rounds(algorithm, f, train, start, seeds=seeds, per_round=20):
         if state.round == number:
-            return evaluate(algorithm, f, state.server, unseen, 1).accuracy[..., -1].mean(1)
+            return evaluate(algorithm, f, state.held, unseen, 1).accuracy[..., -1].mean(1)
 
 
 def test_meta_learning_wins_where_clients_differ():

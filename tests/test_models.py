@@ -169,7 +169,8 @@ def test_an_mlp_without_layers_is_refused(sizes):
 
 
 def test_lifted_models_start_by_the_seed_and_leave_torchs_stream_alone():
-    lifted = fm.lift(nn.Sequential(nn.Conv2d(1, 2, 3), nn.GroupNorm(1, 2), nn.Flatten(), nn.Linear(2 * 4 * 4, 3)))
+    module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.GroupNorm(1, 2), nn.Flatten(), nn.Linear(2 * 4 * 4, 3))
+    lifted = fm.lift(module, fresh=True)
     before = torch.random.get_rng_state()
     w = lifted.init(generator("model", 0))
     assert torch.equal(before, torch.random.get_rng_state())

@@ -3,14 +3,17 @@
 The server learns the model w and a step size for each parameter, a: two entries, twice the bytes of the rest.
 On client i:  u <- u - a o grad L_S(u)  from u = w, ``inner_steps`` times (o is elementwise; the paper takes one);
 dw = d/dw L_Q(u) and da = d/da L_Q(u), both through the steps.  After one step  da = - grad L_S(w) o grad L_Q(u).
-Client sends (dw, da).  Server: its optimiser steps on both means.  An unseen client takes its steps with the learned a.
-Nothing holds a above 0: the papers do not either, and a negative entry climbs.
+Client sends (dw, da).  Server: its optimiser steps on both means.
+An unseen client takes the ``inner_steps`` steps that a was learned for and stays there: a has entries far above what
+descent bears, and below 0 (nothing holds them above, nor do the papers), so that further steps with it climb and end in
+infinity, whatever a was at the start.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import repeat
 
 import torch
 from torch import Tensor
@@ -39,7 +42,9 @@ class FedMetaSGD(Algorithm):
         return {"model": dw, "rates": da}, {}
 
     def adapt(self, f: Objective, held: Tree, support: Examples, steps: int) -> Iterator[Tensor]:
-        return f.path(held["model"], support, held["rates"], steps)
+        for u in f.path(held["model"], support, held["rates"], min(steps, self.inner_steps)):
+            yield u
+        yield from repeat(u, steps - self.inner_steps)
 
     def evaluations(self) -> int:
         return 3 * self.inner_steps + 1

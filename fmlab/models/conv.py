@@ -76,4 +76,4 @@ def conv(
             raise ValueError(f"conv: {name} = {value!r} is not a whole number >= {least[name]}")
     if norm not in NORMS:
         raise ValueError(f"conv: norm = {norm!r} is not one of {NORMS}; each normalises one example by itself")
-    return lift(Conv4(outputs, width, size, channels, norm, pool))
+    return lift(Conv4(outputs, width, size, channels, norm, pool), fresh=True)

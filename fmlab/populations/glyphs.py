@@ -27,6 +27,7 @@ from fmlab.randomness import normal, shuffled, uniform
 
 ALPHABETS, CHARACTERS, WRITERS, DRAWINGS = 16, 6, 8, 12  # drawings: for training clients, and as many for the others
 POINTS = 16  # on a stroke
+DTYPE = torch.float32  # of the images, whatever torch's default is
 CLASSES = {"training": (0, 60), "validation": (60, 78), "unseen": (78, 96)}
 HANDS = {"training": (0, 4), "validation": (4, 6), "unseen": (6, 8)}
 
@@ -69,11 +70,12 @@ def characters(script: int) -> tuple[Tensor, Tensor, Tensor]:
     """Grid points of every stroke (classes, 3, 3, 2) in [-1, 1], which strokes are drawn (classes, 3), and each
     class's roundness (classes,)."""
     number = ALPHABETS * CHARACTERS
-    grid = torch.cartesian_prod(torch.linspace(-1, 1, 3), torch.linspace(-1, 1, 3))
+    side = torch.linspace(-1, 1, 3, dtype=DTYPE)
+    grid = torch.cartesian_prod(side, side)
     far = (torch.cdist(grid, grid) - 1) / 2
     keys = uniform((number, 9, 9), 0.0, 1.0, "strokes", script)
     places, here = torch.zeros(number, 9, dtype=torch.int64), (9 * keys[:, 0, 0]).long()
-    used = torch.zeros(number, 9)
+    used = torch.zeros(number, 9, dtype=DTYPE)
     for k in range(9):
         if k in (3, 6):  # the next stroke starts inside the one before
             here = places[:, k - 2]
@@ -82,22 +84,24 @@ def characters(script: int) -> tuple[Tensor, Tensor, Tensor]:
         places[:, k] = here
         used[torch.arange(number), here] += 1
     u = uniform((ALPHABETS, 2), 0.0, 1.0, "alphabets", script).repeat_interleave(CHARACTERS, 0)
-    drawn = torch.stack([torch.ones(number), torch.ones(number), (u[:, 0] < 0.5).float()], 1)
-    return grid[places].unflatten(1, (3, 3)), drawn, u[:, 1].float()
+    third = (u[:, 0] < 0.5).to(DTYPE)
+    drawn = torch.stack([torch.ones_like(third), torch.ones_like(third), third], 1)
+    return grid[places].unflatten(1, (3, 3)), drawn, u[:, 1].to(DTYPE)
 
 
 def pen(strokes: Tensor, roundness: Tensor, writer: int, script: int) -> tuple[Tensor, float]:
     """The path of the pen in every drawing (classes * drawings, 3, POINTS, 2), in a unit square, and its radius."""
     habit = uniform((WRITERS, 5), -1.0, 1.0, "writers", script)[writer] * (writer > 0)
     slant, turn, width, curl, weight = habit.tolist()
-    shake = normal((len(strokes), 2 * DRAWINGS, 3, 3, 2), f"drawings of writer {writer}", script).float()
-    move = normal((len(strokes), 2 * DRAWINGS, 1, 1, 2), f"places of writer {writer}", script).float()
+    shake = normal((len(strokes), 2 * DRAWINGS, 3, 3, 2), f"drawings of writer {writer}", script).to(DTYPE)
+    move = normal((len(strokes), 2 * DRAWINGS, 1, 1, 2), f"places of writer {writer}", script).to(DTYPE)
     points = strokes[:, None] + 0.1 * shake + 0.08 * move
     straight, spline = _weights()
     smooth = straight + (roundness + 0.4 * curl).clamp(0, 1)[:, None, None] * (spline - straight)
     path = torch.einsum("cpk,cdskx->cdspx", smooth, points)
     c, s = math.cos(0.35 * turn), math.sin(0.35 * turn)
-    hand = torch.tensor([[1 + 0.2 * width, 0.0], [0.4 * slant, 1.0]]) @ torch.tensor([[c, s], [-s, c]])
+    lean = torch.tensor([[1 + 0.2 * width, 0.0], [0.4 * slant, 1.0]], dtype=DTYPE)
+    hand = lean @ torch.tensor([[c, s], [-s, c]], dtype=DTYPE)
     return 0.5 + 0.3 * (path @ hand).flatten(0, 1), 0.04 + 0.012 * weight
 
 
@@ -106,14 +110,14 @@ def render(path: Tensor, radius: float, drawn: Tensor, pixels: int) -> Tensor:
     the sum along the pen's path is one matrix product an image."""
     ink = (path - path.roll(1, 2)).norm(dim=-1) * drawn.repeat_interleave(len(path) // len(drawn), 0)[..., None]
     ink[..., 0] = 0
-    centres = (torch.arange(pixels) + 0.5) / pixels
+    centres = (torch.arange(pixels, dtype=DTYPE) + 0.5) / pixels
     x, y = (torch.exp(-0.5 * ((path[..., k].flatten(1)[..., None] - centres) / radius) ** 2) for k in (0, 1))
     return torch.tanh((y.mT * (1.5 / (radius * math.sqrt(2 * math.pi)) * ink).flatten(1)[:, None]) @ x)
 
 
 def _weights() -> tuple[Tensor, Tensor]:
     """How much each of three points weighs on the path, (POINTS, 3): straight lines, and the natural cubic spline."""
-    t = torch.linspace(0, 2, POINTS)[:, None]
+    t = torch.linspace(0, 2, POINTS, dtype=DTYPE)[:, None]
     straight = (1 - (t - torch.arange(3)).abs()).clamp(min=0)
     bend = (straight[:, 1:2] ** 3 - straight[:, 1:2]) / 4
-    return straight, straight + bend * torch.tensor([1.0, -2.0, 1.0])
+    return straight, straight + bend * torch.tensor([1.0, -2.0, 1.0], dtype=DTYPE)

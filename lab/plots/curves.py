@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
+from fmlab.report import flown
 from lab.plots import style
 from lab.plots.clientview import steps_in_words
 from lab.plots.marks import Marks
@@ -108,7 +109,7 @@ def adaptation(
             )  # fmt: skip
         if k is not None:
             m.line("k", [k, k], limits, color=m.theme.middle, linewidth=1.2 * m.theme.scale, linestyle=(0, (2, 2)))
-        _diverged(m, study)
+        _diverged(m, study, adapting=True)
         m.frame(
             title=title or "Adaptation on unseen clients",
             x="adaptation steps",
@@ -122,13 +123,20 @@ def adaptation(
 
 def gains(study: Study, k: int | None = None, quantity: str = "loss", against: str | None = None) -> dict[str, Array]:
     """Each method's gain over ``against`` (None: "FedAvg" where it took part, else the first) on every unseen client
-    of every seed after k steps: how much lower its loss, or higher its accuracy. Not a number where a run diverged."""
+    of every seed after k steps: how much lower its loss, or higher its accuracy. Minus infinity where its own loss is
+    not finite, infinity where that of ``against`` is not, not a number where both are."""
     source = _quantity(study, quantity, study.adaptation, study.accuracy)
     k = study.steps if k is None else k
     against = against or reference(study)
     scores = {name: _runs(t, 3, name)[..., k].reshape(-1) for name, t in source.items()}
-    sign = 1.0 if quantity == "loss" else -1.0
-    return {name: sign * (scores[against] - score) for name, score in scores.items() if name != against}
+    found = {}
+    for name in scores:
+        if name == against:
+            continue
+        theirs, ours = (np.where(np.isfinite(scores[n]), scores[n], np.inf) for n in (against, name))
+        with np.errstate(invalid="ignore"):  # inf - inf: both flew away
+            found[name] = theirs - ours if quantity == "loss" else ours - theirs
+    return found
 
 
 def reference(study: Study) -> str:
@@ -144,19 +152,24 @@ def whom(
     title: str = "",
     looks: Mapping[str, Look] | None = None,
 ) -> Marks:
-    """`gains`, from the largest to the smallest; the legend says for which share of the clients the gain is negative.
+    """`gains`, from the largest to the smallest; the legend says for which share of all clients the gain is negative,
+    those who flew away among them: they stand at the right end, where the curve has stopped.
     The table's "hurt" is another share: of clients who lose by adapting at all."""
     k, against = study.steps if k is None else k, against or reference(study)
-    found = {name: g[np.isfinite(g)] for name, g in gains(study, k, quantity, against).items()}
+    found = gains(study, k, quantity, against)
+    lost = {name for name in found if not np.isfinite(np.asarray(study.adaptation[name])[..., k]).any()}
     m, looks = Marks.on(ax), looks or style.looks(study.names)
     unit, most = (1.0, 0.0) if quantity == "loss" else (100.0, 100.0)
     many, legend = len(found) > 3, []
     with m:
         m.line("zero", [0, 100], [0, 0], color=m.theme.ink, linewidth=1.2 * m.theme.scale)
         for name, gain in found.items():
-            ordered, line = unit * np.sort(gain)[::-1], looks[name].line(m.theme)
-            worse = f"worse for {100 * (gain < 0).mean():.0f} %" if len(gain) else "diverged"
-            m.line(name, 100 * (np.arange(len(gain)) + 0.5) / max(len(gain), 1), ordered, zorder=3, **line)
+            level = np.isnan(gain)  # as bad with the one as with the other: between those who gain and those who lose
+            order = np.argsort(-np.where(level, 0.0, gain), kind="stable")
+            ordered, line = unit * gain[order], looks[name].line(m.theme)
+            worse = f"worse for {100 * (gain < 0).mean():.0f} %" if name not in lost else "diverged"
+            m.line(name, 100 * (np.arange(len(gain)) + 0.5) / len(gain), ordered, zorder=3, **line)
+            gain = gain[np.isfinite(gain)]
             if many:  # a legend would cover the curves; below zero there is room at the left
                 m.text(("worse", name), 0.02, 0.42 - 0.065 * len(legend), f"{name}: {worse}", inside=True,
                        va="bottom", color=line["color"], fontsize=9 * m.theme.scale, weight="bold")  # fmt: skip
@@ -230,8 +243,9 @@ def _limits(quantity: str, curves: Any) -> tuple[float, float]:
     return 0.0, style.nice(1.05 * min(highest, 2 * max(starts, default=highest)))
 
 
-def _diverged(m: Marks, study: Study) -> None:
-    """Names every method with a run that stopped being finite, inside the plot."""
+def _diverged(m: Marks, study: Study, adapting: bool = False) -> None:
+    """Names every method with a run that stopped being finite, inside the plot; ``adapting``: and with clients who
+    flew away while they adapted, without whom the curve would have another mean."""
     notes = []
     for name, rounds in study.diverged.items():
         rounds = np.asarray(rounds).reshape(-1)
@@ -239,6 +253,8 @@ def _diverged(m: Marks, study: Study) -> None:
         if len(gone):
             who = "all" if len(gone) == len(rounds) else f"{len(gone)} of {len(rounds)}"
             notes.append(f"{name} diverged\n({who} seeds, from round {gone.min()})")
+        elif adapting and (away := np.asarray(flown(study, name).any(-1))).any():
+            notes.append(f"{name} flew away while adapting\n({away.sum()} of {away.size} clients)")
     if notes:
         m.text("diverged", 0.02, 0.03, "\n".join(notes), inside=True, va="bottom", weight="bold", zorder=6,
                bbox={"facecolor": m.theme.paper, "edgecolor": m.theme.ink, "alpha": 0.85})  # fmt: skip

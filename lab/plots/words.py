@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fmlab.report import flown
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -60,17 +62,17 @@ def called(name: str) -> str:
 
 
 def diverged(study: Study) -> str:
-    """One sentence for each method with a run that stopped being finite."""
+    """One sentence for each method with a run that stopped being finite, or with clients who flew away in others."""
     said = []
     for name, rounds in study.diverged.items():
         gone = rounds[rounds >= 0]
         if len(gone):
             who = "in all seeds" if len(gone) == rounds.numel() else f"in {len(gone)} of {rounds.numel()} seeds"
             said.append(f"{name} diverged {who}, first in round {int(gone.min())}.")
-    for name, t in study.adaptation.items():
-        lost = ~t.isfinite().all(-1)
-        if (study.diverged[name] < 0).all() and lost.any():
-            said.append(f"{name} diverged while adapting on {int(lost.sum())} of {lost.numel()} unseen clients.")
+    for name in study.names:
+        away = flown(study, name)[study.diverged[name] < 0].any(-1)
+        if away.any():
+            said.append(f"{name} flew away while adapting on {int(away.sum())} of {away.numel()} unseen clients.")
     return " ".join(said)
 
 
