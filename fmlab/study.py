@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -193,16 +194,48 @@ class Study:
         return to_dataframe(self)
 
     def save(self, folder: str | Path) -> None:
-        """Write ``config.json`` and ``tensors.npz`` (no pickle) into ``folder``; ``fm.load`` reads them."""
+        """Write ``config.json`` and a file of tensors (``npz``, no pickle) into ``folder``; ``fm.load`` reads them.
+
+        A study that stands there is replaced in one step: whatever happens, the old or the new one is whole. What JSON
+        cannot hold (functions as transforms, lifted modules) is left out and warned of, and ``fm.load`` is given it.
+        """
         if self.kept is None:
             raise ValueError("this study was yielded in the middle of a run; save the last one of its run")
-        archive.write(folder, self.config, _unfold(self))
+        left_out = archive.write(folder, self.config, self.names, _unfold(self))
+        if left_out:
+            wanted = ", ".join(f"{name}=..." for name in left_out)
+            warnings.warn(
+                f"the study is saved, but JSON does not hold its {' and '.join(left_out)}; "
+                f"fm.load(folder, {wanted}) will ask for it",
+                stacklevel=2,
+            )
 
 
-def load(folder: str | Path) -> Study:
-    """A study written by ``save``; it can be resumed. Raises FileNotFoundError naming a missing file."""
-    config, tensors = archive.read(folder)
-    return _fold(prepare(**config), tensors)
+def load(folder: str | Path, *, classes: Sequence[type[Any]] = (), **given: Any) -> Study:
+    """A study written by ``save``; it can be resumed. One from a device that is not here opens on the CPU.
+
+    Args:
+        folder: where it stands.
+        classes: the reader's own classes that the study holds. No module that a file names is imported.
+        given: what JSON does not hold, as it was given to ``compare``: ``model``, ``transforms``, ``algorithms``,
+            ``clients``, ``server``. ``clients`` also where Omniglot's files stand elsewhere now.
+
+    Raises:
+        fmlab.archive.StudyError: a ValueError for whatever is missing, damaged, of a newer version or does not fit
+            together, naming the file, the field and the way out. For a missing file it is a FileNotFoundError too.
+    """
+    with archive.Reader(folder) as stored:
+        config = stored.config(classes, given)
+        with stored.blames("config.json"):
+            config["device"] = _device(config["device"])
+            setup, expected = _expected(config, stored.length("rounds"), stored.size)
+            if list(setup.algorithms) != stored.head["methods"]:
+                raise ValueError(f"methods = {stored.head['methods']!r}, and algorithms has {list(setup.algorithms)!r}")
+        tensors = stored.read(expected)
+        with stored.blames(stored.tensors):
+            study = _fold(setup, tensors)
+            _check(study)
+    return study
 
 
 @torch.no_grad()
@@ -233,6 +266,7 @@ def baselines(setup: Setup, between: Callable[[], object] = lambda: None) -> dic
 
 
 METHODS = [f.name for f in fields(Study) if f.type == "ByMethod"]
+COUNTERS = ("bytes_up", "bytes_down", "gradient_evaluations")  # of SERIES, on the CPU on every device
 
 
 def _unfold(study: Study) -> dict[str, Any]:
@@ -256,24 +290,112 @@ def _of_state(state: State) -> dict[str, Any]:
 
 def _fold(setup: Setup, tensors: dict[str, Any]) -> Study:
     names = dict(enumerate(setup.algorithms))
+    device = setup.config["device"]
 
     def in_order(numbered: dict[str, Any]) -> list[Any]:
         return [numbered[k] for k in sorted(numbered, key=int)]
 
+    def there(tree: dict[str, Tensor]) -> Tree:
+        return {name: t.to(device) for name, t in tree.items()}
+
     def state(t: dict[str, Any]) -> State:
-        moments = {name: tuple(in_order(m)) for name, m in t["moments"].items()} if "moments" in t else {}
+        moments = {name: tuple(m.to(device) for m in in_order(ms)) for name, ms in t.get("moments", {}).items()}
         done, up, down = (int(t[name]) for name in ("round", "up", "down"))
-        return State(done, t["held"], moments, t["diverged"], t["heard"], t["answers"], up, down)
+        runs = there({name: t[name] for name in ("diverged", "heard", "answers")})
+        return State(done, there(t["held"]), moments, **runs, up=up, down=down)
 
     by_kind = {
         kind: {n: tensors[kind][str(i)] for i, n in names.items() if str(i) in tensors.get(kind, {})}
         for kind in METHODS
     }
+    by_kind = {kind: found if kind in COUNTERS else there(found) for kind, found in by_kind.items()}
     states = {n: [state(t) for t in in_order(tensors["states"][str(i)])] for i, n in names.items()}
     kept = {
-        n: [tensors.get("kept", {}).get(str(i), {}).get(str(k), {}) for k in range(len(states[n]))]
+        n: [there(tensors.get("kept", {}).get(str(i), {}).get(str(k), {})) for k in range(len(states[n]))]
         for i, n in names.items()
     }
     return Study(
         setup=setup, rounds=tensors["rounds"], seconds=float(tensors["seconds"]), states=states, kept=kept, **by_kind
     )
+
+
+def _device(wanted: Any) -> Any:
+    """The device, or the CPU where this machine does not have it."""
+    try:
+        torch.empty(0, device=wanted)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        return "cpu"
+    return wanted
+
+
+@torch.no_grad()
+def _expected(config: dict[str, Any], evaluations: int, size: int) -> tuple[Setup, archive.Layout]:
+    """The setup of a saved study, checked as ``compare`` checks it, and the shape and dtype of every tensor.
+
+    They are those of a study of the same setting before its first round. For fmlab's populations that one has a single
+    client of each split, so that opening a study draws no clients; one's own may mean anything by their numbers, and
+    are drawn. size: bytes of the tensors' file, which no model in it can be larger than.
+    """
+    from fmlab.progress import Progress
+
+    clients = config["clients"]
+    own = archive.name_of(type(clients)) not in archive.CLASSES
+    few = clients if own else replace(clients, n_clients=1, n_validation=1, n_unseen=1)
+    model = config["model"] or few.model()
+    if model is not None and len(config["seeds"]) * getattr(model, "size", 0) > size:
+        raise ValueError(f"model = {model!r} has {model.size:,} parameters a seed, more than the file of tensors holds")
+    asked = config["clients_per_round"]
+    if not isinstance(asked, int) or not 1 <= asked <= clients.n_clients:
+        raise ValueError(f"clients_per_round = {asked!r} of {clients.n_clients} clients")
+    light = prepare(**config | {"clients": few, "clients_per_round": asked if own else 1})
+    sample = Progress(light).study(0.0, last=True)
+    light.forget()
+    number = light.training.number if own else clients.n_clients
+    unseen = light.unseen.number if own else clients.n_unseen
+
+    def shape(path: archive.Place, t: Tensor) -> tuple[int, ...]:
+        kind = path[0]
+        if kind == "rounds":
+            return (evaluations,)
+        if kind in ("adaptation", "accuracy"):
+            return (*t.shape[:-2], unseen, t.shape[-1])
+        if kind in ("personal", "personal_accuracy"):
+            return (*t.shape[:-1], number)
+        if kind in COUNTERS:
+            return (*t.shape[:-1], evaluations)
+        if kind in SERIES:
+            return (*t.shape[:-2], evaluations, t.shape[-1])
+        return (t.shape[0], number, *t.shape[2:]) if kind == "kept" else tuple(t.shape)
+
+    setup = Setup(light.config | {"clients": clients, "clients_per_round": asked})
+    return setup, {path: (shape(path, t), t.dtype) for path, t in archive.leaves(_unfold(sample))}
+
+
+def _check(study: Study) -> None:
+    """What any study keeps to. Raises ValueError naming the tensor."""
+    rounds = study.rounds.tolist()
+    last, planned = rounds[-1], study.config["rounds"]
+    if rounds != sorted(set(rounds)) or rounds[0] != 0 or last > planned:
+        raise ValueError(f"rounds = {rounds}: they rise from 0 to at most {planned}, the rounds of config.json")
+    if not 0 <= study.seconds < float("inf"):
+        raise ValueError(f"seconds = {study.seconds}")
+    asked = last * study.config["clients_per_round"]
+    for i, name in enumerate(study.names):
+        for kind in COUNTERS:
+            counted = getattr(study, kind)[name]
+            if not (counted.isfinite() & (counted >= 0)).all():
+                raise ValueError(f"{kind}/{i} ({name}) counts, and holds {counted.tolist()}")
+        if not torch.equal(torch.cat([s.diverged for s in study.states[name]]), study.diverged[name].flatten()):
+            raise ValueError(f"diverged/{i} ({name}) is not what states/{i} holds")
+        for k, (state, kept) in enumerate(zip(study.states[name], study.kept[name], strict=True)):  # type: ignore[index]
+            where = f"states/{i}/{k} ({name})"
+            if state.round != last or state.up < 0 or state.down < 0:
+                raise ValueError(f"{where} is after round {state.round}, not {last}, or counts less than no bytes")
+            for field_, least, most in (("diverged", -1, last), ("heard", 0, last), ("answers", 0, asked)):
+                found = getattr(state, field_)
+                if ((found < least) | (found > most)).any():
+                    raise ValueError(f"{where}/{field_} = {found.tolist()} is not in [{least}, {most}]")
+            well = state.diverged < 0
+            for part, t in (*state.held.items(), *kept.items()):
+                if not t[well].isfinite().all():
+                    raise ValueError(f"{where}: {part} is not finite where diverged says that it is")
