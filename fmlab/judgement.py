@@ -8,9 +8,8 @@ loses on them (its error, where accuracy is judged): 0.01 is much beside 0.02 an
              it is no lead in half of the seeds, or it falls below LEVEL without the one client that counts most
     lead     neither
 
-A client flew away where its loss is not finite, or above FLOWN times what the trivial predictor loses on average. Where
-some did, the median client stands in for the mean, for every method. A method whose training diverged in some seed is
-not ranked.
+Where clients flew away (``fmlab.report.flown``), the median client stands in for the mean, for every method. A method
+whose training diverged in some seed is not ranked.
 """
 
 from __future__ import annotations
@@ -23,11 +22,12 @@ import torch
 from torch import Tensor
 
 from fmlab.algorithms.fedavg import FedAvg
+from fmlab.report import flown as flown_away
 
 if TYPE_CHECKING:
     from fmlab.study import Study
 
-LEVEL, FLOWN = 0.03, 10.0
+LEVEL = 0.03
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,9 @@ def judge(study: Study, k: int | None = None, quantity: str = "loss") -> Verdict
     k = study.steps if k is None else k
     source = study.adaptation if quantity == "loss" else study.accuracy
     scores = {name: t[..., k].double() for name, t in source.items() if t.ndim == 3}  # (seeds, clients)
-    losses = {name: study.adaptation[name][..., k].double() for name in scores}
-    trivial, far = trivial_error(study, quantity), FLOWN * (trivial_error(study, "loss") or float("inf"))
+    trivial = trivial_error(study, quantity)
     ranked = [name for name in scores if (study.diverged[name] < 0).all()]
-    gone = {name: int((~(losses[name] <= far)).sum()) for name in ranked}
+    gone = {name: int(flown_away(study, name)[..., k].sum()) for name in ranked}
     flown = {name: n for name, n in gone.items() if n}
     errors = {name: scores[name] if quantity == "loss" else 1 - scores[name] for name in ranked}
     errors = {name: e.nan_to_num(nan=float("inf"), posinf=float("inf")) for name, e in errors.items()}

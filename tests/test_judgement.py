@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import fmlab as fm
-from fmlab.judgement import FLOWN, LEVEL, judge, still_falling, trivial_error
+from fmlab.judgement import LEVEL, judge, still_falling, trivial_error
+from fmlab.report import FLOWN
 
 POPULATION = fm.Sines(n_clients=10, n_validation=2, n_unseen=40)
 METHODS = {
@@ -79,7 +80,7 @@ def test_who_wins_never_hangs_on_one_client(study, size):
     assert judge(said(study, {"FedAvg": theirs, "FedMAML": 0.5 + noise(0, 1e-3)})).outcome in ("level", "open")
 
 
-@pytest.mark.parametrize("far", [float("nan"), float("inf"), 1.01 * FLOWN, 1e30])
+@pytest.mark.parametrize("far", [float("nan"), float("inf"), 1.5 * FLOWN, 1e30])
 def test_clients_that_flew_away_are_counted_and_the_median_stands_in(study, far):
     ours = 0.5 + noise(1, 0.01)
     ours[1, 3] = ours[2, 9] = far
