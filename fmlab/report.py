@@ -25,7 +25,7 @@ def table(study: Study) -> str:
     rows = [
         ["method", *(f"after {k} step{'s' * (k != 1)}" for k in steps), "hurt", "MB", "gradients"],
     ]
-    for _, label, score, loss, diverged, sent, spent in _rows(study, scores):
+    for _, label, score, loss, diverged, sent, spent, _ in _rows(study, scores):
         per_seed = score.mean(-2) * scale  # (seeds, steps + 1)
         well = diverged < 0
         cells = [_spread(per_seed[well, k], digits) if well.any() else "-" for k in steps]
@@ -45,7 +45,21 @@ def table(study: Study) -> str:
         f"{what} on {study.population.n_unseen} unseen clients, mean ± standard deviation over {n_seeds} seeds, "
         f"round {int(study.rounds[-1])}"
     )
-    return "\n".join([head, *lines])
+    return "\n".join([head, *lines, *_own_models(study, what, scale, digits)])
+
+
+def _own_models(study: Study, what: str, scale: int, digits: int) -> list[str]:
+    """A block of its own, since it is about other clients: what their own models score, for methods that have them."""
+    rows = []
+    for _, label, _, _, diverged, _, _, own in _rows(study, study.adaptation):
+        if own is not None:
+            per_seed = own[diverged < 0].mean(-1) * scale
+            rows.append((label, _spread(per_seed, digits) if len(per_seed) else "-"))
+    if not rows:
+        return []
+    label_width, width = (max(map(len, column)) for column in zip(*rows, strict=True))
+    head = f"{what} on the {study.population.n_clients} participating clients, each with its own model, no adaptation"
+    return ["", head, *(f"{label.ljust(label_width)}  {cell.rjust(width)}" for label, cell in rows)]
 
 
 def _spread(per_seed: Tensor, digits: int) -> str:
@@ -54,8 +68,9 @@ def _spread(per_seed: Tensor, digits: int) -> str:
 
 
 def _rows(study: Study, scores: dict[str, Tensor]) -> list[tuple[Any, ...]]:
-    """One entry a method and swept value: name, label, scores and losses (seeds, clients, steps + 1), ..."""
-    rows = []
+    """One entry a method and swept value: name, label, scores and losses (seeds, clients, steps + 1), ..., and the
+    scores (seeds, N) of participating clients' own models, or None."""
+    rows, personal = [], study.personal_accuracy if study.accuracy else study.personal
     for name in study.names:
         algorithm = study.setup.algorithms[name]
         values, swept = sweep_length(algorithm), sweeps(algorithm)
@@ -72,6 +87,7 @@ def _rows(study: Study, scores: dict[str, Tensor]) -> list[tuple[Any, ...]]:
                     study.diverged[name] if one else study.diverged[name][v],
                     float(sent[v % len(sent)]),
                     float(spent[v % len(spent)]),
+                    None if name not in personal else personal[name] if one else personal[name][v],
                 )
             )
     return rows
