@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 FLOWN = 10  # times the fresh models' mean loss
 
 
-def flown(study: Study, name: str) -> Tensor:
-    """Where a loss of ``study.adaptation[name]`` is not finite or beyond FLOWN times the fresh models' mean loss: that
-    client flew away, and a mean over clients says little. As in ``fmlab.tuning``."""
+def flown(study: Study, name: str, loss: Tensor | None = None) -> Tensor:
+    """Where a loss (None: of ``study.adaptation[name]``) is not finite or beyond FLOWN times the fresh models' mean
+    loss: that client flew away, and a mean over clients says little. As in ``fmlab.tuning``."""
     fresh = study.learning[name][..., 0, 0].mean()  # before training and adaptation
-    return ~(study.adaptation[name] <= FLOWN * fresh)
+    return ~((study.adaptation[name] if loss is None else loss) <= FLOWN * fresh)
 
 
 def hurt(loss: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ def table(study: Study) -> str:
         ["method", *(f"after {k} step{'s' * (k != 1)}" for k in steps), "hurt", "MB", "gradients"],
     ]
     any_away = False
-    for _, label, score, loss, away, diverged, sent, spent in _rows(study, scores):
+    for _, label, score, loss, away, diverged, sent, spent, _ in _rows(study, scores):
         well = diverged < 0
         lost = away[well][..., steps].flatten(0, 1)  # (clients of all seeds, columns)
         medians = lost.any(0) & (not accuracy)
@@ -67,7 +67,20 @@ def table(study: Study) -> str:
         f"round {int(study.rounds[-1])}"
     )
     note = f"flew away: a loss that is not finite, or above {FLOWN} times the fresh models' mean loss"
-    return "\n".join([head, *lines, *([note] * any_away)])
+    return "\n".join([head, *lines, *([note] * any_away), *_own_models(study, what, scale, digits)])
+
+
+def _own_models(study: Study, what: str, scale: int, digits: int) -> list[str]:
+    """A block of its own, since it is about other clients: what their own models score, for methods that have them."""
+    rows = []
+    for _, label, _, _, _, diverged, _, _, own in _rows(study, study.adaptation):
+        if own is not None:
+            rows.append((label, _spread(own[diverged < 0] * scale, digits, False)))
+    if not rows:
+        return []
+    label_width, width = (max(map(len, column)) for column in zip(*rows, strict=True))
+    head = f"{what} on the {study.population.n_clients} participating clients, each with its own model, no adaptation"
+    return ["", head, *(f"{label.ljust(label_width)}  {cell.rjust(width)}" for label, cell in rows)]
 
 
 def _spread(each: Tensor, digits: int, median: bool) -> str:
@@ -89,8 +102,8 @@ def _number(value: Tensor, digits: int) -> str:
 
 def _rows(study: Study, scores: dict[str, Tensor]) -> list[tuple[Any, ...]]:
     """One entry a method and swept value: name, label; scores, losses and who flew away (seeds, clients, steps + 1);
-    diverged, bytes, gradient evaluations."""
-    rows = []
+    diverged, bytes, gradient evaluations; and the scores (seeds, N) of participating clients' own models, or None."""
+    rows, personal = [], study.personal_accuracy if study.accuracy else study.personal
     for name in study.names:
         algorithm = study.setup.algorithms[name]
         values, swept = sweep_length(algorithm), sweeps(algorithm)
@@ -108,6 +121,7 @@ def _rows(study: Study, scores: dict[str, Tensor]) -> list[tuple[Any, ...]]:
                     study.diverged[name] if one else study.diverged[name][v],
                     float(sent[v % len(sent)]),
                     float(spent[v % len(spent)]),
+                    None if name not in personal else personal[name] if one else personal[name][v],
                 )
             )
     return rows

@@ -139,6 +139,43 @@ def test_saved_and_loaded(study, tmp_path):
         fm.load(tmp_path)
 
 
+def below_the_methods(study):
+    """The table from the first empty line on; None where there is none."""
+    _, *own = study.table().split("\n\n")
+    return own[0] if own else None
+
+
+def test_the_table_gives_own_models_of_participating_clients_lines_of_their_own(study):
+    """By hand: three clients, two seeds, means 2 and 4, hence 3 and a deviation of the square root of 2."""
+    assert below_the_methods(study) is None
+    own = torch.tensor([[1.0, 2.0, 3.0], [2.0, 4.0, 6.0]])
+    with_own = replace(study, personal={"FedMAML": own})
+    assert below_the_methods(with_own).splitlines() == [
+        "query loss on the 30 participating clients, each with its own model, no adaptation",
+        "FedMAML  3.00 ± 1.41",
+    ]
+    assert with_own.table().startswith(study.table() + "\n\n"), "what is said of unseen clients stays as it was"
+    shares = {name: t.clamp(max=1) for name, t in study.adaptation.items()}
+    right = torch.tensor([[0.5, 0.25, 0.75], [0.5, 1.0, 0.0]])
+    classified = replace(study, accuracy=shares, personal={"FedMAML": own}, personal_accuracy={"FedMAML": right})
+    vars(classified)["_baselines"] = {}
+    assert below_the_methods(classified).splitlines()[1] == "FedMAML  50.0 ± 0.0"
+    assert below_the_methods(classified).startswith("accuracy in %")
+    one_gone = replace(with_own, diverged=study.diverged | {"FedMAML": torch.tensor([-1, 3])})
+    assert below_the_methods(one_gone).splitlines()[1] == "FedMAML  2.00"
+    gone = replace(with_own, diverged=study.diverged | {"FedMAML": torch.tensor([1, 3])})
+    assert below_the_methods(gone).splitlines()[1] == "FedMAML  -"
+
+
+def test_own_models_of_a_swept_method_have_a_line_a_value():
+    swept = fm.compare({"D": fm.Ditto(lam=fm.sweep(0.0, 1.0), lr=0.02, adapt_lr=0.01)}, POPULATION, **SHORT)
+    lines = below_the_methods(swept).splitlines()[1:]
+    means = swept.personal["D"].mean((1, 2)).tolist()
+    assert [line.split("  ")[0] for line in lines] == ["D (lam=0)", "D (lam=1)"]
+    assert [float(line.split("  ")[1].split(" ±")[0]) for line in lines] == pytest.approx(means, abs=0.005)
+    assert below_the_methods(next(fm.stream([fm.Ditto(lr=0.02, adapt_lr=0.01)], POPULATION, **SHORT))) is None
+
+
 def test_data_frame_holds_every_value(study):
     frame = study.to_dataframe()
     assert len(frame) == 2 * 2 * 7 * 3

@@ -16,11 +16,14 @@ from PIL import Image
 
 import fmlab as fm
 import lab
+from fmlab.evaluation import Scores
 from fmlab.populations.digits import Digits
+from fmlab.setup import Setup
 from lab import plots
 from lab.plots import style
 from lab.plots.clientview import look_at
 from lab.plots.marks import FAR, Marks
+from lab.plots.words import sentence
 
 PROJECTOR = dataclasses.replace(style.DARK, scale=style.SIZES["projector"])
 THEMES = {"light": style.LIGHT, "dark on a projector": PROJECTOR}
@@ -42,12 +45,21 @@ def pictures():
     return fm.compare(methods, clients, rounds=4, seeds=2, evaluations=2, clients_per_round=10, steps=2)
 
 
+@pytest.fixture(scope="module")
+def own():
+    """FedAvg and FedMAML, which have no models of clients' own, and Ditto, which has."""
+    methods = [fm.FedAvg(lr=0.02, adapt_lr=0.02), fm.FedMAML(inner_lr=0.01, adapt_lr=0.01)]
+    methods.append(fm.Ditto(lr=0.02, adapt_lr=0.02))
+    clients = fm.Sines(n_clients=14, n_unseen=5, n_validation=3)
+    return fm.compare(methods, clients, rounds=6, seeds=2, evaluations=2, clients_per_round=7, steps=2)
+
+
 @pytest.fixture(params=THEMES.values(), ids=THEMES)
 def ax(request):
     return style.figure(theme=request.param, width=5.2 * request.param.scale, height=3.6 * request.param.scale).axes[0]
 
 
-def views(study, pictures):
+def views(study, pictures, own):
     """Every view, as a function of an axes."""
     grid = [0.0, 0.5, 1.0], [1.0, 5.0], [[-40.0, float("nan"), 60.0], [0.0, 100.0, -100.0]]
     side = np.linspace(-1, 1, 9)
@@ -63,6 +75,8 @@ def views(study, pictures):
         "adaptation, accuracy": lambda a: plots.adaptation(a, pictures, "accuracy"),
         "whom": lambda a: plots.whom(a, study),
         "whom, accuracy": lambda a: plots.whom(a, pictures, quantity="accuracy"),
+        "adaptation, participating": lambda a: plots.adaptation(a, own, clients="participating"),
+        "whom, participating": lambda a: plots.whom(a, own, clients="participating"),
         "map": lambda a: plots.advantage_map(a, *grid, here=(0.7, 2.0)),
         "drift": lambda a: plots.drift(
             a, bowl, walk[None] * [[[1.0, 0.5]]], walk, {"FedAvg": (0, 0), "best": (0.1, 0)}
@@ -70,7 +84,7 @@ def views(study, pictures):
     }
 
 
-VIEWS = list(views(None, None))
+VIEWS = list(views(None, None, None))
 
 
 def pixels(figure):
@@ -122,10 +136,10 @@ def test_a_figure_made_elsewhere_is_drawn_light(study):
 
 
 @pytest.mark.parametrize("view", VIEWS)
-def test_nothing_is_cut_off_and_nothing_is_mathtext(view, ax, study, pictures, monkeypatch):
+def test_nothing_is_cut_off_and_nothing_is_mathtext(view, ax, study, pictures, own, monkeypatch):
     """All that is drawn lies on the paper: on a desk, and 1.5 times as large. Mathtext is slow and not thread-safe."""
     monkeypatch.setattr("matplotlib.mathtext.MathTextParser.parse", lambda *_: pytest.fail("mathtext in a live plot"))
-    m = views(study, pictures)[view](ax)
+    m = views(study, pictures, own)[view](ax)
     figure = ax.figure
     figure.canvas.draw()
     inside = figure.bbox.padded(0.5)
@@ -141,9 +155,9 @@ def test_nothing_is_cut_off_and_nothing_is_mathtext(view, ax, study, pictures, m
 
 
 @pytest.mark.parametrize("view", VIEWS)
-def test_drawing_again_is_drawing_afresh(view, study, pictures):
+def test_drawing_again_is_drawing_afresh(view, study, pictures, own):
     """What a live panel does: the artists of another state are moved; every pixel is as if drawn for the first time."""
-    draw = views(study, pictures)
+    draw = views(study, pictures, own)
     fresh, used = (style.figure(dpi=50).axes[0] for _ in range(2))
     draw[view](fresh)
     m = draw[view](used)
@@ -309,6 +323,90 @@ def test_pictures_carry_their_labels_and_every_methods_guesses(ax, pictures):
     wrong = [m["FedAvg", c].get_text().endswith("✗") for c in range(8)]
     told = [m["FedAvg", c].get_text().rstrip("✗") != m["q", c].get_text() for c in range(8)]
     assert wrong == told
+
+
+def test_participating_clients_and_their_own_models(ax, own):
+    m = plots.adaptation(ax, own, clients="participating")
+    assert np.allclose(m["FedAvg"].get_ydata(), own.participating["FedAvg"].mean((0, 1)))
+    assert m["own", "Ditto"].get_ydata() == pytest.approx([float(own.personal["Ditto"].mean())] * 2)
+    assert m["own", "Ditto"].get_color() == m["Ditto"].get_color()
+    assert [t.get_text() for t in ax.get_legend().get_texts()][-1] == "Ditto, own models"
+    for unseen in (("own", "FedAvg"), ("base", "trivial")):
+        with pytest.raises(KeyError):
+            m[unseen]
+    gains = plots.gains(own, 1, clients="participating")
+    theirs = own.participating["FedAvg"][..., 1]
+    assert np.array_equal(gains["Ditto"], (theirs - own.personal["Ditto"]).flatten())
+    assert np.array_equal(gains["FedMAML"], (theirs - own.participating["FedMAML"][..., 1]).flatten())
+
+
+def test_the_words_say_whose_scores_they_are(ax, own):
+    for k, says in ((0, "own models / 0 steps"), (1, "own models / 1 step"), (2, "own models / 2 steps")):
+        m = plots.whom(ax, own, k, clients="participating")
+        assert m.ax.get_title(loc="left") == f"Whom it helps, {says}"
+    assert m.ax.get_xlabel() == "participating clients, sorted (%)"
+    assert ax.get_legend().get_texts()[1].get_text().startswith("Ditto (own): worse for ")
+    assert plots.adaptation(ax, own, clients="participating").ax.get_ylabel() == "loss of participating clients"
+    with pytest.raises(ValueError, match="'all' is not one of"):
+        plots.adaptation(ax, own, clients="all")
+
+
+def test_nobody_scores_participating_clients_in_the_middle_of_a_run(ax, own):
+    with pytest.raises(ValueError, match="at the end of a run"):
+        plots.adaptation(ax, dataclasses.replace(own, kept=None), clients="participating")
+
+
+def losses(own, ours, theirs):
+    """The study with these losses of Ditto's own models, and of FedAvg after the last step."""
+    flat = {name: torch.full((2, 14, 3), 9.0, dtype=torch.float64) for name in own.names}
+    flat["FedAvg"] = torch.full((2, 14, 3), theirs, dtype=torch.float64)
+    study = dataclasses.replace(own, personal={"Ditto": torch.full((2, 14), ours, dtype=torch.float64)})
+    vars(study)["_participating"] = {name: Scores(t, None) for name, t in flat.items()}
+    return study
+
+
+def test_the_sentence_compares_own_models_with_adapted_ones(own):
+    assert sentence(losses(own, 1.0, 4.0), clients="participating") == (
+        "On participating clients, Ditto (each with its own model) wins with a loss of 1 against 4 of fine-tuned "
+        "FedAvg (after 2 adaptation steps), 75 % lower; all 2 seeds agree."
+    )
+    assert sentence(losses(own, 8.0, 4.0), k=1, clients="participating") == (
+        "On participating clients, fine-tuned FedAvg (after 1 adaptation step) wins with a loss of 4 against 8 of "
+        "Ditto (each with its own model), 50 % lower; all 2 seeds agree."
+    )
+    assert sentence(losses(own, 10.0, 4.0), clients="participating").startswith(
+        "On participating clients after 2 adaptation steps, fine-tuned FedAvg wins with a loss of 4 against 9 of "
+    )
+    assert sentence(own).startswith("On unseen clients after 2 adaptation steps, ")
+
+
+def test_all_methods_on_at_once_stay_readable(ax, own):
+    """Legends within a third of the plot, own models in one entry, every method's share inside the plot, and one that
+    starts far above all others does not press them flat."""
+    names = [a.__name__ for a in fm.ALGORITHMS]
+    rows = dict.fromkeys(names, own.adaptation["FedMAML"]) | {"FedRep": own.adaptation["FedMAML"] * 1e7}
+    looks = style.looks(names)
+    methods = dict.fromkeys(names, own.setup.algorithms["FedMAML"])
+    config = own.setup.config | {"algorithms": methods}
+    all_on = dataclasses.replace(
+        own, adaptation=rows, diverged=dict.fromkeys(names, own.diverged["FedMAML"]), setup=Setup(config),
+        personal=dict.fromkeys(names[:4], own.personal["Ditto"]), states=dict.fromkeys(names, own.states["FedMAML"]),
+        learning=dict.fromkeys(names, own.learning["FedMAML"]),
+    )  # fmt: skip
+    m = plots.adaptation(ax, all_on, looks=looks, clients="participating")
+    said = [t.get_text() for t in ax.get_legend().get_texts()]
+    assert said == [*names, "own models"]
+    box = ax.get_legend().get_window_extent().transformed(ax.transAxes.inverted())
+    assert box.x1 <= 1
+    assert box.height < 0.5
+    m = plots.adaptation(ax, all_on, base={}, looks=looks)
+    assert ax.get_ylim()[1] < 100
+    m = plots.whom(ax, all_on, looks=looks)
+    for name in names:
+        if name != "FedAvg":
+            at = m["worse", name].get_window_extent()
+            assert ax.bbox.padded(1).contains(*at.min)
+            assert ax.bbox.padded(1).contains(*at.max)
 
 
 def test_bad_input_says_the_way_out(ax, study):

@@ -28,7 +28,7 @@ GROUPS = {
     "clients": ("task", "heterogeneity", "shots", "clients_per_round"),
     "learning": ("inner_steps", "inner_lr", "rounds", "seeds"),
     "methods": ("methods",),
-    "view": ("k", "x", "quantity"),
+    "view": ("k", "x", "quantity", "clients"),
 }
 BUTTONS = {
     "preset": "set all controls at once",
@@ -139,6 +139,11 @@ DROPDOWNS: dict[str, tuple[str, list[str], str]] = {
     "task": ("task", list(TASKS), "what the clients learn"),
     "x": ("horizontal axis", list(plots.AXES), "learning curves against what"),
     "quantity": ("measure", list(plots.QUANTITIES), "accuracy: classification only"),
+    "clients": (
+        "clients",
+        list(plots.CLIENTS),
+        "whose scores adaptation and gains show; of participating ones also their own models, where methods keep some",
+    ),
 }
 
 
@@ -150,7 +155,7 @@ def _group(title: str, rows: list[widgets.Widget]) -> widgets.VBox | None:
         for row in rows:
             row.layout.flex = "1 1 240px"
         rows = [widgets.HBox(rows, layout=widgets.Layout(flex_flow="row wrap", width="100%"))]
-    wide = "100%" if title == "view" else "330px"
+    wide = "100%" if title in ("view", "methods") else "330px"
     return widgets.VBox([heading, *rows], layout=widgets.Layout(flex=f"1 1 {wide}", min_width="300px"))
 
 
@@ -171,6 +176,8 @@ def check(setting: Setting, viewpoint: Viewpoint) -> Setting:
             found[field] = valid(field, h, *span(field, h), value)
     if viewpoint.x not in plots.AXES or viewpoint.quantity not in plots.QUANTITIES:
         raise ValueError(f"x is one of {tuple(plots.AXES)}, quantity one of {plots.QUANTITIES}; got {viewpoint}")
+    if viewpoint.clients not in plots.CLIENTS:
+        raise ValueError(f"clients = {viewpoint.clients!r} is not one of {plots.CLIENTS}: whose scores are shown")
     if viewpoint.k is not None and viewpoint.k not in range(setting.steps + 1):
         raise ValueError(f"k = {viewpoint.k!r} is not a whole number from 0 to {setting.steps}, or None for all")
     if not isinstance(viewpoint.client, int) or viewpoint.client < 0:
@@ -196,7 +203,7 @@ def _shown(field: str, setting: Setting, viewpoint: Viewpoint) -> Any:
     """What the control of a field shows."""
     if field == "k":
         return setting.steps if viewpoint.k is None else viewpoint.k
-    value = getattr(viewpoint if field in ("x", "quantity") else setting, field)
+    value = getattr(viewpoint if field in ("x", "quantity", "clients") else setting, field)
     return default(field, setting.task) if value is None else value
 
 

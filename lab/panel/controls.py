@@ -172,6 +172,6 @@ def switch(name: str, look: Look, on: bool, tooltip: str, changed: Callable[[str
     box = widgets.Checkbox(on, description=name, tooltip=tooltip, indent=False)
     box.layout = widgets.Layout(width="auto", flex="1 1 auto", min_width="96px")
     box.observe(lambda change: changed(name, change["new"]), "value")
-    row = widgets.HBox([sample, box], layout=widgets.Layout(align_items="center", flex="1 1 150px"))
+    row = widgets.HBox([sample, box], layout=widgets.Layout(align_items="center", flex="0 0 158px"))
     row.add_class(f"fmlab-method-{name}")
     return row

@@ -53,6 +53,8 @@ class Panel(Live):
         self._viewpoint = Viewpoint()
         self._study: fm.Study | None = None
         self._shown: Setting | None = None  # what the study on show answers
+        self._ended = False  # whether it is the end of a run, where participating clients can be scored
+        self._scored: fm.Study | None = None  # the last one whose participating clients were
         looks = style.looks(METHODS)  # of every method, so that none changes when another is switched on or off
         self.views = Views(views, looks)
         super().__init__(name, lambda theme: self.views.canvas(theme, options.get("size", "notebook")), **options)
@@ -69,12 +71,17 @@ class Panel(Live):
         self.buttons = Buttons(buttons, {label: self._guarded(call) for label, call in calls.items()}, self._preset)
         self._status = widgets.HTML()
         self._status.add_class("fmlab-status")
+        # So wide that beside many buttons it has a line of its own, whatever it says: the picture must not move.
+        self._status.layout = widgets.Layout(flex="1 1 560px")
+        self._note = widgets.HTML(layout=widgets.Layout(display="none"))
+        self._note.add_class("fmlab-note")
+        self._searched: dict[tuple[str, str], dict[str, float]] = {}  # task, method -> step sizes
         self._code = widgets.Textarea(layout=widgets.Layout(display="none", width="100%", height="240px"))
         self._code.add_class("fmlab-code")
         row = widgets.HBox([*self.buttons.row, self._status])
         row.layout = widgets.Layout(flex_flow="row wrap", align_items="center")
         # Words that come and go stand below the picture, so that it never moves.
-        below = [self._error, self._summary, self._code]
+        below = [self._error, self._summary, self._note, self._code]
         self.children = (widgets.HTML(STYLE), self.board.root, row, self._canvas.image, *below)
         self._paint({})
         self._submit()
@@ -83,7 +90,7 @@ class Panel(Live):
 
     def set(self, **changes: Any) -> None:
         """Move controls as a hand would: ``set(heterogeneity=0.3, inner_steps=5)``; also ``k``, ``client``, ``x``,
-        ``quantity``. Raises TypeError for a name, ValueError for a value, before anything moves."""
+        ``quantity``, ``clients``. Raises TypeError for a name, ValueError for a value, before anything moves."""
         unknown = set(changes) - FIELDS - LOOKED_AT
         if unknown:
             raise TypeError(f"{sorted(unknown)} is not set in this panel; it knows {sorted(FIELDS | LOOKED_AT)}")
@@ -224,6 +231,7 @@ class Panel(Live):
                 self._after(setting, lambda: None)
 
     def _compute(self, setting: Setting, checkpoint: Checkpoint, again: bool, until: int | None) -> None:
+        self._search(setting)
         study = None if again else self.session.known(setting)
         if study is None and not self._sync and not again:
             self._show(self.session.rough(setting), setting, rough=True, views=self.views.first)
@@ -232,6 +240,22 @@ class Panel(Live):
         if study is None:
             study = self._train(setting, checkpoint) if until is None else self.session.until(setting, until)
         self._show(study, setting, final=True)
+
+    def _search(self, setting: Setting) -> None:
+        """Step sizes that are not recorded, which would otherwise be searched without a word."""
+
+        def say(words: str) -> None:
+            self._status.value = words
+
+        for name, sizes in self.session.search_step_sizes(setting, say, self._worker.check).items():
+            self._searched[setting.task, name] = sizes
+        found = [
+            f"{name}: {', '.join(f'{field} {value:g}' for field, value in sizes.items())}"
+            for (task, name), sizes in self._searched.items()
+            if task == setting.task and name in setting.methods
+        ]
+        self._note.value = f"step sizes that were searched, on {setting.task}: {'; '.join(found)}" if found else ""
+        self._note.layout.display = "block" if found else "none"
 
     def _train(self, setting: Setting, checkpoint: Checkpoint) -> fm.Study:
         def show(study: fm.Study, same: bool) -> None:
@@ -274,7 +298,7 @@ class Panel(Live):
         rough: bool = False,
         views: Sequence[str] | None = None,
     ) -> None:
-        self._study, self._shown = study, setting
+        self._study, self._shown, self._ended = study, setting, final and study.kept is not None
         done, planned = int(study.rounds[-1]), study.config["rounds"]
         seeds = len(study.config["seeds"])
         self._redraw(views, calm=not (final or rough))
@@ -289,10 +313,19 @@ class Panel(Live):
         study, setting, viewpoint = self._study, self._shown, self._viewpoint
         if study is None or setting is None:
             return
+        if viewpoint.whose(self._ended) == "participating" and self._scored is not study:
+            self._score(study)
         base = self.session.known_baselines(setting, viewpoint.measure(study))
-        self._paint(self.views.draws(study, setting, viewpoint, base, views), calm)
+        self._paint(self.views.draws(study, setting, viewpoint, base, views, self._ended), calm)
         if views is None or say:
-            self._say(viewpoint.sentence(study))
+            self._say(viewpoint.sentence(study, self._ended))
+
+    def _score(self, study: fm.Study) -> None:
+        """Participating clients, before a plot asks for them: plots are drawn one at a time."""
+        self._worker.check()
+        before, self._status.value = self._status.value, "scoring participating clients ..."
+        self.session.score_participating(study)
+        self._status.value, self._scored = before, study
 
     def _failed(self, error: BaseException) -> None:
         super()._failed(error)

@@ -18,6 +18,7 @@ from lab import plots
 from lab.panel.advantage import Cell, cell, coarse_to_fine
 from lab.panel.cache import LRU, storages
 from lab.panel.setting import Setting
+from lab.panel.stepsizes import search_all
 
 FRAME = 0.06  # seconds from frame to frame of a running study; drawing takes half of the time at most
 PATIENCE = 0.06  # seconds that a rough answer may train
@@ -119,6 +120,18 @@ class Session:
         if not 0 <= last <= setting.rounds:
             raise ValueError(f"last = {last!r} is not a round of this setting: 0 to {setting.rounds}")
         return next(study for study in setting.stream(lambda t: t == last) if int(study.rounds[-1]) == last)
+
+    @one_thread()
+    def search_step_sizes(
+        self, setting: Setting, say: Callable[[str], None], check: Callable[[], None] = _nothing
+    ) -> dict[str, dict[str, float]]:
+        """Of the methods that have none on the task yet, before a study would search them; see ``stepsizes``."""
+        return search_all(setting, say, check)
+
+    @one_thread()
+    def score_participating(self, study: fm.Study) -> None:
+        """Once for a study, and at the end of its run only."""
+        plots.after_steps(study, clients="participating")
 
     def known_baselines(self, setting: Setting, quantity: str) -> dict[str, float]:
         """The baselines of the setting's study; empty where they are not known yet."""

@@ -26,6 +26,7 @@ class Viewpoint:
     client: int = 0
     x: str = "rounds"
     quantity: str = "loss"
+    clients: str = "unseen"  # or "participating": whose scores "adaptation" and "helps" show
 
     def measure(self, study: fm.Study) -> str:
         """The quantity, or the loss where the study has no accuracy."""
@@ -34,8 +35,14 @@ class Viewpoint:
     def steps(self, study: fm.Study) -> int:
         return study.steps if self.k is None else self.k
 
-    def sentence(self, study: fm.Study) -> str:
-        return sentence(study, self.steps(study), self.measure(study))
+    def whose(self, ended: bool) -> str:
+        """The clients whose scores are shown: participating ones are scored when a run has ended."""
+        return self.clients if ended else "unseen"
+
+    def sentence(self, study: fm.Study, ended: bool = True) -> str:
+        whose = self.whose(ended)
+        said = sentence(study, self.steps(study), self.measure(study), whose)
+        return said if whose == self.clients else f"{said} Participating clients are scored when the run has ended."
 
 
 class Views:
@@ -67,14 +74,20 @@ class Views:
         viewpoint: Viewpoint,
         base: Mapping[str, float],
         wanted: Sequence[str] | None = None,
+        ended: bool = True,
     ) -> dict[str, Draw]:
-        """How to draw the ``wanted`` ones (None: all); without the map where it would look as it does."""
+        """How to draw the ``wanted`` ones (None: all); without the map where it would look as it does. ``ended``:
+        whether participating clients may be scored."""
         quantity, k, looks = viewpoint.measure(study), viewpoint.steps(study), self._looks
+        whose = viewpoint.whose(ended)
+        levels = base if whose == "unseen" else {}  # baselines are those of unseen clients
+        later = "" if whose == viewpoint.clients else "Unseen clients; participating at the end"
+        learning = "" if viewpoint.clients == "unseen" else f"Unseen clients, {plots.steps_in_words(k)}"
         draws: dict[str, Draw] = {
             "client": lambda m: plots.client(m, self._look_at(study, viewpoint.client), k, looks=looks),
-            "adaptation": lambda m: plots.adaptation(m, study, quantity, k, base, looks=looks),
-            "learning": lambda m: plots.learning(m, study, viewpoint.x, quantity, k, up_to=setting.rounds, looks=looks),
-            "helps": lambda m: plots.whom(m, study, k, quantity, looks=looks),
+            "adaptation": lambda m: plots.adaptation(m, study, quantity, k, levels, later, looks, whose),
+            "learning": lambda m: plots.learning(m, study, viewpoint.x, quantity, k, learning, setting.rounds, looks),
+            "helps": lambda m: plots.whom(m, study, k, quantity, title=later, looks=looks, clients=whose),
             "map": lambda m: self.map.draw(m, setting, looks),
         }
         state = self.map.state(setting)

@@ -4,11 +4,24 @@ Every plot takes ``ax`` (an Axes, or the Marks of an earlier call, whose artists
 see and returns the Marks. No pyplot, no mathtext, no widgets.
 """
 
-from lab.plots.clientview import View, client, look_at, unseen_client
+from lab.plots.clientview import View, client, look_at, steps_in_words, unseen_client
 from lab.plots.curves import AXES, QUANTITIES, adaptation, advantage, baselines, gains, learning, reference, whom
 from lab.plots.driftplot import drift
 from lab.plots.heatmap import advantage_map
 from lab.plots.marks import Marks
+from lab.plots.whose import CLIENTS, after_steps
 
-__all__ = ["AXES", "QUANTITIES", "Marks", "View", "adaptation", "advantage", "advantage_map", "baselines", "client"]
-__all__ += ["drift", "gains", "learning", "look_at", "reference", "unseen_client", "whom"]
+__all__ = ["AXES", "CLIENTS", "QUANTITIES", "Marks", "View", "adaptation", "advantage", "advantage_map"]
+__all__ += [
+    "after_steps",
+    "baselines",
+    "client",
+    "drift",
+    "gains",
+    "learning",
+    "look_at",
+    "reference",
+    "steps_in_words",
+    "unseen_client",
+    "whom",
+]

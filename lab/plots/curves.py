@@ -17,12 +17,14 @@ from lab.plots import style
 from lab.plots.clientview import steps_in_words
 from lab.plots.marks import Marks
 from lab.plots.style import Look
+from lab.plots.whose import after_steps, one_each, own_models
 
 if TYPE_CHECKING:
     from fmlab.study import Study
 
 AXES = {"rounds": "rounds", "bytes": "bytes sent up and down", "gradient evaluations": "gradient evaluations"}
 QUANTITIES = ("loss", "accuracy")
+DOTTED: dict[str, Any] = {"linestyle": (0, (1, 1.6))}
 Array = NDArray[np.float64]
 
 
@@ -47,7 +49,8 @@ def learning(
     rounds that the horizontal axis spans (None: all that the study has planned)."""
     if x not in AXES:
         raise ValueError(f"x = {x!r} is not one of {tuple(AXES)}")
-    source = _quantity(study, quantity, study.learning, study.learning_accuracy)
+    _check(study, quantity)
+    source = study.learning if quantity == "loss" else study.learning_accuracy
     k = study.steps if k is None else k
     curves = {name: _runs(t, 3, name)[..., k] for name, t in source.items()}
     rounds = np.asarray(study.rounds, dtype=np.float64)
@@ -70,7 +73,7 @@ def learning(
         m.frame(
             title=title or f"Learning, {steps_in_words(k)}",
             x=AXES[x],
-            y=_axis(quantity),
+            y=_axis(quantity, "unseen"),
             xlim=(0.0, float(f"{end / share_done:.6g}") if end else 1.0),  # the same to the last digit in every frame
             ylim=_limits(quantity, curves.values()),
             legend=[(name, looks[name].marked(m.theme)) for name in curves],
@@ -86,18 +89,30 @@ def adaptation(
     base: Mapping[str, float] | None = None,
     title: str = "",
     looks: Mapping[str, Look] | None = None,
+    clients: str = "unseen",
 ) -> Marks:
-    """Mean over unseen clients after 0, 1, ..., steps adaptation steps, band over seeds; thin lines: ``base``
-    (None: `baselines` of the study). ``k`` marks one number of steps."""
-    source = _quantity(study, quantity, study.adaptation, study.accuracy)
+    """Mean over clients after 0, 1, ..., steps adaptation steps, band over seeds; thin lines: ``base`` (None:
+    `baselines` of the study, for unseen clients). ``k`` marks one number of steps. ``clients``: of ``CLIENTS``; of
+    participating ones a dotted line, from marker to marker, is the mean of their own models, which do not adapt."""
+    _check(study, quantity)
+    source = after_steps(study, quantity, clients)
     curves = {name: _runs(t, 3, name).mean(1) for name, t in source.items()}
-    base = baselines(study, quantity) if base is None else base
+    own = {name: float(_runs(t, 2, name).mean()) for name, t in own_models(study, quantity, clients).items()}
+    if base is None:
+        base = baselines(study, quantity) if clients == "unseen" else {}
     m, looks, steps = Marks.on(ax), looks or style.looks(study.names), np.arange(study.steps + 1)
-    limits = m.settle(_limits(quantity, [*curves.values(), *([[list(base.values())]] if base else [])]))
+    levels = [[[np.nan, *own.values()]]] if own else []  # in a row, so that none of them counts as a start
+    limits = m.settle(_limits(quantity, [*curves.values(), *([[list(base.values())]] if base else []), *levels]))
+    dotted = {name: looks[name].marked(m.theme) | DOTTED for name in own}
+    own_lines = [(f"{name}, own models", line) for name, line in dotted.items()]
+    if len(own_lines) > 2:  # colour and marker say whose
+        own_lines = [("own models", {"color": m.theme.ink, "linewidth": 2.2 * m.theme.scale, **DOTTED})]
     with m:
         for name, curve in curves.items():
             m.band((name, "band"), steps, curve.min(0), curve.max(0), looks[name].color(m.theme))
             m.line(name, steps, curve.mean(0), zorder=3, **looks[name].marked(m.theme))
+        for name, level in own.items():
+            m.line(("own", name), [0, study.steps], [level] * 2, zorder=2.5, **dotted[name])
         for name, level in base.items():
             above = min((other for other in base.values() if other > level), default=np.inf)
             m.line(("base", name), [0, study.steps], [level] * 2, color=m.theme.middle, linewidth=1.2 * m.theme.scale)
@@ -111,24 +126,34 @@ def adaptation(
             m.line("k", [k, k], limits, color=m.theme.middle, linewidth=1.2 * m.theme.scale, linestyle=(0, (2, 2)))
         _diverged(m, study, adapting=True)
         m.frame(
-            title=title or "Adaptation on unseen clients",
+            title=title or f"Adaptation on {clients} clients",
             x="adaptation steps",
-            y=_axis(quantity),
+            y=_axis(quantity, clients),
             xlim=(0.0, float(study.steps)),
             ylim=limits,
-            legend=[(name, looks[name].marked(m.theme)) for name in curves],
+            legend=[
+                *((name, looks[name].marked(m.theme)) for name in curves),
+                *own_lines,
+            ],
         )
     return m
 
 
-def gains(study: Study, k: int | None = None, quantity: str = "loss", against: str | None = None) -> dict[str, Array]:
-    """Each method's gain over ``against`` (None: "FedAvg" where it took part, else the first) on every unseen client
-    of every seed after k steps: how much lower its loss, or higher its accuracy. Minus infinity where its own loss is
-    not finite, infinity where that of ``against`` is not, not a number where both are."""
-    source = _quantity(study, quantity, study.adaptation, study.accuracy)
+def gains(
+    study: Study,
+    k: int | None = None,
+    quantity: str = "loss",
+    against: str | None = None,
+    clients: str = "unseen",
+) -> dict[str, Array]:
+    """Each method's gain over ``against`` (None: "FedAvg" where it took part, else the first) on every client of every
+    seed after k steps, or with its own model where it is a participating one and has one: how much lower its loss, or
+    higher its accuracy. Minus infinity where its own loss is not finite, infinity where that of ``against`` is not, not
+    a number where both are."""
+    _check(study, quantity)
     k = study.steps if k is None else k
     against = against or reference(study)
-    scores = {name: _runs(t, 3, name)[..., k].reshape(-1) for name, t in source.items()}
+    scores = {name: _runs(t, 2, name).reshape(-1) for name, t in one_each(study, k, quantity, clients).items()}
     found = {}
     for name in scores:
         if name == against:
@@ -151,16 +176,23 @@ def whom(
     against: str | None = None,
     title: str = "",
     looks: Mapping[str, Look] | None = None,
+    clients: str = "unseen",
 ) -> Marks:
     """`gains`, from the largest to the smallest; the legend says for which share of all clients the gain is negative,
     those who flew away among them: they stand at the right end, where the curve has stopped.
     The table's "hurt" is another share: of clients who lose by adapting at all."""
     k, against = study.steps if k is None else k, against or reference(study)
-    found = gains(study, k, quantity, against)
-    lost = {name for name in found if not np.isfinite(np.asarray(study.adaptation[name])[..., k]).any()}
+    found = gains(study, k, quantity, against, clients)
+    each = one_each(study, k, quantity, clients)
+    lost = {name for name in found if not np.isfinite(np.asarray(each[name])).any()}
+    own = own_models(study, quantity, clients)
+    called = {name: f"{name} (own)" if name in own else name for name in study.names}
+    compared = steps_in_words(k)
+    if own:
+        compared = "own models" if own.keys() == {*study.names} else f"own models / {k} step{'s' * (k != 1)}"
     m, looks = Marks.on(ax), looks or style.looks(study.names)
     unit, most = (1.0, 0.0) if quantity == "loss" else (100.0, 100.0)
-    many, legend = len(found) > 3, []
+    many, crowd, legend = len(found) > 3, len(found) > 6, []
     with m:
         m.line("zero", [0, 100], [0, 0], color=m.theme.ink, linewidth=1.2 * m.theme.scale)
         for name, gain in found.items():
@@ -171,17 +203,22 @@ def whom(
             m.line(name, 100 * (np.arange(len(gain)) + 0.5) / len(gain), ordered, zorder=3, **line)
             gain = gain[np.isfinite(gain)]
             if many:  # a legend would cover the curves; below zero there is room at the left
-                m.text(("worse", name), 0.02, 0.42 - 0.065 * len(legend), f"{name}: {worse}", inside=True,
-                       va="bottom", color=line["color"], fontsize=9 * m.theme.scale, weight="bold")  # fmt: skip
-            legend.append((f"{name}: {worse}", line))
+                row, column = len(legend) % 6, len(legend) // 6
+                says = f"{called[name]}: {worse.removeprefix('worse for ') if crowd else worse}"
+                m.text(("worse", name), 0.02 + 0.34 * column, (0.35 if crowd else 0.42) - 0.065 * row, says,
+                       inside=True, va="bottom", color=line["color"], fontsize=(7.5 if crowd else 9) * m.theme.scale,
+                       weight="normal" if crowd else "bold")  # fmt: skip
+            legend.append((f"{called[name]}: {worse}", line))
             if quantity == "loss" and len(gain):  # one client of a hundred may lie outside, more if they are far away
                 most = max(most, min(np.quantile(np.abs(gain), 0.99), 4 * np.quantile(np.abs(gain), 0.9)))
+        if crowd:
+            m.text("worse", 0.02, 0.42, "worse for", inside=True, va="bottom", fontsize=8 * m.theme.scale)
         if not many:  # else its line says so
             _diverged(m, study)
         top = style.nice(most)
         m.frame(
-            title=title or f"Whom it helps, {steps_in_words(k)}",
-            x="unseen clients, sorted (%)",
+            title=title or f"Whom it helps, {compared}",
+            x=f"{clients} clients, sorted (%)",
             y=f"gain over {against} ({'lower loss' if quantity == 'loss' else 'accuracy, points'})",
             xlim=(0.0, 100.0),
             ylim=m.settle((-top, top)),
@@ -197,7 +234,8 @@ def advantage(
     """Gain of ``method`` in per cent of the trivial predictor's loss (of the larger of the two where there is none), or
     in points of accuracy; mean over clients and seeds. Positive where ``method`` is better, within -100 .. 100, which
     also stand for a divergence of the one or the other; NaN where both diverged."""
-    source = _quantity(study, quantity, study.adaptation, study.accuracy)
+    _check(study, quantity)
+    source = after_steps(study, quantity)
     k, against = study.steps if k is None else k, against or reference(study)
     ours, theirs = (float(_runs(source[n], 3, n)[..., k].mean()) for n in (method, against))
     if not (np.isfinite(ours) and np.isfinite(theirs)):
@@ -208,14 +246,13 @@ def advantage(
     return float(np.clip(100 * (theirs - ours) / unit, -100, 100))
 
 
-def _quantity(study: Study, quantity: str, loss: Mapping[str, Any], accuracy: Mapping[str, Any]) -> Mapping[str, Any]:
+def _check(study: Study, quantity: str) -> None:
     if quantity not in QUANTITIES:
         raise ValueError(f"quantity = {quantity!r} is not one of {QUANTITIES}")
-    if quantity == "accuracy" and not accuracy:
+    if quantity == "accuracy" and not study.accuracy:
         raise ValueError(
             f"{type(study.population).__name__} is no classification task: it has no accuracy; plot the loss"
         )
-    return loss if quantity == "loss" else accuracy
 
 
 def _runs(tensor: Any, axes: int, name: str) -> Array:
@@ -228,8 +265,8 @@ def _runs(tensor: Any, axes: int, name: str) -> Array:
     return array
 
 
-def _axis(quantity: str) -> str:
-    return "loss of unseen clients" if quantity == "loss" else "accuracy on unseen clients"
+def _axis(quantity: str, clients: str) -> str:
+    return f"loss of {clients} clients" if quantity == "loss" else f"accuracy on {clients} clients"
 
 
 def _limits(quantity: str, curves: Any) -> tuple[float, float]:
@@ -239,6 +276,7 @@ def _limits(quantity: str, curves: Any) -> tuple[float, float]:
     with_start = [np.atleast_2d(np.asarray(c, dtype=np.float64)) for c in curves]
     finite = [c[np.isfinite(c)] for c in with_start]
     starts = [c[:, 0].max() for c in with_start if np.isfinite(c[:, 0]).all()]
+    starts = [s for s in starts if s <= 5 * np.median(starts)]  # one may start far above all the others
     highest = max((float(c.max()) for c in finite if c.size), default=1.0)
     return 0.0, style.nice(1.05 * min(highest, 2 * max(starts, default=highest)))
 

@@ -11,6 +11,7 @@ legend that lies over no curve.
 from __future__ import annotations
 
 import io
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -181,22 +182,24 @@ def dress(ax: Axes) -> None:
 
 
 def legend(ax: Axes, lines: Sequence[Artist] | None = None, over: bool = False) -> None:
-    """A legend along the top, in as few rows as fit (``lines``: None for all that have a label). The vertical axis
-    grows by its height, so that nothing that was inside the limits lies under it: call it when they are set.
-    ``over``: the axes stay as they are, and the legend lies over their upper right corner."""
+    """A legend along the top, in as few rows as fit (``lines``: None for all that have a label), smaller where it would
+    take more than a third of the plot. The vertical axis grows by its height, so that nothing that was inside the
+    limits lies under it: call it when they are set. ``over``: the axes stay as they are, and the legend lies over their
+    upper right corner."""
     theme, (low, high) = theme_of(ax), ax.get_ylim()
     lines = ax.get_legend_handles_labels()[0] if lines is None else lines
     if not lines:
         return
-    for rows in range(len(lines) if over else 1, len(lines) + 1):
+    fewest = len(lines) if over else -(-len(lines) // 6)
+    for size, rows in itertools.product((10.5, 8.0) if len(lines) > 3 else (10.5,), range(fewest, len(lines) + 1)):
         drawn = ax.legend(
             handles=lines, ncols=-(-len(lines) // rows), loc="upper right" if over else "upper left",
-            fontsize=10.5 * theme.scale, labelcolor=theme.ink, facecolor=theme.paper, edgecolor=theme.faint,
+            fontsize=size * theme.scale, labelcolor=theme.ink, facecolor=theme.paper, edgecolor=theme.faint,
             framealpha=0.85, borderpad=0.3, labelspacing=0.25, handlelength=2.6, handletextpad=0.5, borderaxespad=0.3,
             columnspacing=1.0,
         )  # fmt: skip
         box = drawn.get_window_extent().transformed(ax.transAxes.inverted())
-        if box.x1 <= 1:
+        if box.x1 <= 1 and (box.height < 1 / 3 or size < 10):
             break
     if not over:
         ax.set_ylim(low, low + (high - low) / max(box.y0, 0.1))

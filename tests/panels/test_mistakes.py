@@ -35,6 +35,7 @@ def test_a_typed_number_out_of_range_says_so_and_changes_nothing(make, field, va
         ({"methods": ("FedSomething",)}, ValueError),
         ({"k": 6}, ValueError),
         ({"x": "hours"}, ValueError),
+        ({"clients": "seen"}, ValueError),
     ],
 )
 def test_set_refuses_before_anything_moves(make, changes, error):

@@ -9,6 +9,7 @@ import pytest
 import fmlab as fm
 import lab
 from lab.panel.canvas import encode
+from lab.panel.session import Session
 from lab.panel.setting import TASKS, controls, default
 from lab.plots.words import sentence
 
@@ -52,6 +53,71 @@ def test_blitting_draws_what_a_full_draw_does(make):
     apart = np.abs(pixels[0] - pixels[1]).max(-1)
     assert apart.max() < 16
     assert (apart > 0).sum() < 20  # a rounded edge
+
+
+def title(panel, view):
+    return panel._canvas._marks[view].ax.get_title(loc="left")
+
+
+VIEWS = ("client", "adaptation", "learning", "helps")
+
+
+def test_participating_clients_are_scored_without_training_and_only_once(make, monkeypatch):
+    panel = make(VIEWS, methods=("FedAvg", "LocalOnly"))
+    unseen = panel._png, panel.sentence
+    assert "_participating" not in vars(panel.study), "scored only when asked for"
+    monkeypatch.setattr(fm, "stream", None)
+    panel.board.boxes["clients"].value = "participating"
+    study = panel.study
+    marks = panel._canvas._marks["adaptation"]
+    assert marks["own", "LocalOnly"].get_ydata() == pytest.approx([float(study.personal["LocalOnly"].mean())] * 2)
+    assert panel.sentence == sentence(study, clients="participating") != unseen[1]
+    assert title(panel, "adaptation") == "Adaptation on participating clients"
+    assert title(panel, "learning") == "Unseen clients, after 5 adaptation steps"
+    assert title(panel, "client") == "An unseen client after 5 adaptation steps"
+    monkeypatch.setattr("lab.plots.after_steps", None)
+    panel.set(k=2)
+    panel.set(k=5)
+    assert panel._status.value == "round 10 of 10, 1 seed"
+    panel.set(clients="unseen")
+    assert (panel._png, panel.sentence) == unseen
+
+
+def test_in_the_middle_of_a_run_unseen_clients_are_shown_and_it_is_said(make, monkeypatch, press):
+    panel = make(VIEWS, methods=("FedAvg", "LocalOnly"))
+    press(panel, "one round")
+    assert panel.study.kept is None
+    monkeypatch.setattr(fm.Study, "participating", None)
+    panel.set(clients="participating")
+    assert title(panel, "adaptation") == title(panel, "helps") == "Unseen clients; participating at the end"
+    assert panel._canvas._marks["helps"].ax.get_xlabel() == "unseen clients, sorted (%)"
+    said = sentence(panel.study)
+    assert panel.sentence == f"{said} Participating clients are scored when the run has ended."
+
+
+def test_a_rough_answer_scores_nobody(make, monkeypatch):
+    """Also where it came to its end: a slider that is dragged must not wait for it."""
+    scored = []
+    score = Session.score_participating
+    monkeypatch.setattr(Session, "score_participating", lambda self, s: scored.append(s) or score(self, s))
+    monkeypatch.setattr("lab.panel.session.PATIENCE", 60.0)
+    panel = make(VIEWS, methods=("FedAvg", "LocalOnly"), synchronous=False, rounds=12)
+    panel.set(clients="participating")
+    panel.wait(60)
+    panel.set(heterogeneity=0.5)
+    panel.wait(60)
+    assert panel.study.population.heterogeneity == 0.5
+    assert {len(s.rounds) for s in scored} == {9}, "the rough answers have three evaluations"
+    assert title(panel, "adaptation") == "Adaptation on participating clients"
+    assert panel._status.value == "round 12 of 12, 1 seed"
+
+
+def test_only_the_playground_has_the_control(small, walk):
+    for name in ("playground", "heterogeneity", "inner_steps", "one_client"):
+        panel = getattr(lab, name)(synchronous=True, **small)
+        classes = {c for w in walk(panel) for c in getattr(w, "_dom_classes", ())}
+        assert ("fmlab-clients" in classes) == (name == "playground")
+        panel.close()
 
 
 @pytest.mark.parametrize("task", [t for t in TASKS if t in ("Digits", "Glyphs")])

@@ -1,0 +1,57 @@
+"""Step sizes that nobody recorded: ``fm.compare`` searches them once, for some seconds. A panel does it beforehand, so
+that it can say so instead of standing still."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import warnings
+from collections.abc import Callable
+
+from fmlab import cache
+from fmlab.declare import step_sizes
+from fmlab.setup import prepare
+from fmlab.tuning import RECORDED, Searched
+from fmlab.tuning import recorded as filled
+from lab.panel.setting import Setting
+
+KNOWN: set[tuple[type, type]] = set()  # searched on this machine, as far as this kernel has looked
+
+
+def missing(setting: Setting) -> list[str]:
+    """The methods of a setting with a step size that is neither given, nor recorded for the task, nor searched yet."""
+    return [name for name in setting.methods if _missing(setting, name)]
+
+
+def search(setting: Setting, method: str) -> dict[str, float]:
+    """The step sizes of one method on the setting's task, searched where they were not, and kept for later."""
+    # The panel says what was searched; the warning would go to a log. This one alone: filters are the whole kernel's.
+    message = re.escape(f"no step size is recorded for {method} on {setting.task};")
+    warnings.filterwarnings("ignore", message, Searched)
+    one = dataclasses.replace(setting, methods=(method,), rounds=1, seeds=1)
+    ((cls, given),), (population, clients), options = one.call()
+    (algorithm,) = filled(prepare([cls(**given)], population(**clients), **options)).algorithms.values()
+    return {field: getattr(algorithm, field) for field in step_sizes(algorithm)}
+
+
+def search_all(setting: Setting, say: Callable[[str], None], check: Callable[[], None]) -> dict[str, dict[str, float]]:
+    """``search`` for every method that needs it; ``say`` gets words before each, ``check`` may end it between two."""
+    found = {}
+    for name in missing(setting):
+        check()
+        say(f"no step size is recorded for {name} on {setting.task}: searching once, some seconds ...")
+        found[name] = search(setting, name)
+    return found
+
+
+def _missing(setting: Setting, name: str) -> bool:
+    ((cls, given),), (population, _), _ = dataclasses.replace(setting, methods=(name,)).call()
+    algorithm = cls(**given)
+    needed = {field for field in step_sizes(algorithm) if getattr(algorithm, field) is None}
+    if needed <= RECORDED.get(setting.task, {}).get(name, {}).keys() or (population, cls) in KNOWN:
+        return False
+    kept = cache.get(cache.key(population, cls))
+    if kept is None or set(kept) != set(step_sizes(algorithm)):
+        return True
+    KNOWN.add((population, cls))
+    return False
