@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from fmlab.algorithms.base import Algorithm
-from fmlab.data import Clients, Tree
-from fmlab.engine import tile
+from fmlab.data import Clients, Tree, writes
+from fmlab.engine import SHARED, tile
 from fmlab.objective import Objective
 
 CHUNK = 2**26  # numbers in one chunk of personal models, so that large models are scored within bounded memory
@@ -40,7 +40,10 @@ def evaluate(algorithm: Algorithm, f: Objective, held: Tree, clients: Clients, s
         support, query = clients.everyone() if whole else clients.take(ids.expand(len(clients.sizes), -1))[:2]
         support, query = tile(support, values), tile(query, values)
         here = {name: t.expand(-1, len(ids), -1) for name, t in held.items()}
+        before = writes(support, query)
         scores = list(f.scores(algorithm.adapt(f, here, support, steps), query))
+        if writes(support, query) != before:
+            raise ValueError(f"{type(algorithm).__name__}.adapt {SHARED}")
         losses.append(torch.stack([s[0] for s in scores], -1))
         right = [s[1] for s in scores if s[1] is not None]
         if right:
