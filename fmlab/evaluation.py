@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from fmlab.algorithms.base import Algorithm
-from fmlab.data import Clients, Tree, writes
-from fmlab.engine import SHARED, tile
+from fmlab.data import Batch, Clients, Tree, writes
+from fmlab.engine import SHARED, tile, work
 from fmlab.objective import Objective
 
 CHUNK = 2**26  # numbers in one chunk of personal models, so that large models are scored within bounded memory
@@ -69,6 +69,22 @@ def personal(algorithm: Algorithm, f: Objective, held: Tree, kept: Tree, clients
         parts += f.scores([models], tile(query, runs // len(clients.sizes)))
     hits = [right for _, right in parts if right is not None]
     return Scores(torch.cat([loss for loss, _ in parts], 1), torch.cat(hits, 1) if hits else None)
+
+
+@torch.no_grad()
+def updated(
+    algorithm: Algorithm, f: Objective, held: Tree, kept: Tree, clients: Clients, seeds: tuple[int, ...], round: int
+) -> Tree:
+    """What all N clients would keep (R, N, .) if all took part in this round, from held (R, 1, .), kept (R, N, .)."""
+    f = algorithm.objective(f)
+    runs, size = len(next(iter(held.values()))), sum(t.numel() for t in held.values())
+    parts = []
+    for ids in _chunks(clients, 4 * size):  # a step holds more than a score
+        places = ids.expand(len(seeds), -1)
+        support, query, both = (tile(e, runs // len(seeds)) for e in clients.take(places))
+        batch = Batch(support, query, seeds, round, clients.called(places), joined=both)
+        parts.append(work(algorithm, f, held, {name: t[:, ids] for name, t in kept.items()}, batch)[1])
+    return {name: torch.cat([part[name] for part in parts], 1) for name in kept}
 
 
 def _chunks(clients: Clients, size: int) -> Iterator[Tensor]:
