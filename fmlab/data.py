@@ -37,6 +37,11 @@ def examples(x: Tensor, y: Tensor, real: Tensor | None = None) -> Examples:
     return Examples(x, y, ones / ones.sum(-1, keepdim=True))
 
 
+def writes(*sets: Examples) -> int:
+    """A number that rises when somebody writes into these tensors, or into what they are views of."""
+    return sum(t._version for e in sets for t in e if not t.is_inference())
+
+
 def join(a: Examples, b: Examples) -> Examples:
     """Both sets as one; each example weighs the same (padding stays at 0)."""
     count_a, count_b = ((e.weight > 0).sum(-1, keepdim=True) for e in (a, b))

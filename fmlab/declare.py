@@ -96,6 +96,8 @@ class Declared:
             name = f"{type(self).__name__}.{f.name}"
             if "hyper" in f.metadata:
                 _check(name, value, f.metadata["hyper"])
+                if f.metadata["hyper"].whole:
+                    object.__setattr__(self, f.name, _as_whole(value))
             elif "options" in f.metadata and not isinstance(value, torch.Tensor):
                 options = f.metadata["options"]
                 flags = isinstance(value, Sweep) and all(isinstance(o, bool) for o in options)
@@ -120,6 +122,13 @@ def _check(name: str, value: Any, h: Hyper) -> None:
         raise ValueError(f"{name} = {value!r} is not {h.range()}: {h.text}")
     if not h.low <= value <= h.high:
         raise ValueError(f"{name} = {value!r} is outside [{h.low:g}, {h.high:g}]; give {h.range()}: {h.text}")
+
+
+def _as_whole(value: Any) -> Any:
+    """2e1 is the whole number 20."""
+    if isinstance(value, Sweep):
+        return Sweep(tuple(map(_as_whole, value.values)))
+    return int(value) if isinstance(value, float) else value
 
 
 def sweeps(declared: Declared) -> dict[str, tuple[float, ...]]:

@@ -18,12 +18,13 @@ import torch
 from torch import Tensor
 
 from fmlab.algorithms.base import Algorithm
-from fmlab.data import Batch, Clients, Examples, Tree
+from fmlab.data import Batch, Clients, Examples, Tree, writes
 from fmlab.declare import spread, sweep_length
 from fmlab.objective import Objective
 from fmlab.optimisers import Moments
 from fmlab.randomness import fraction, number, numbered, scattered, shuffled
 
+SHARED = "writes into its clients' examples, which all methods share; write into a copy: examples.map(torch.clone)"
 Transform = Callable[[Tree, Batch], Tree]  # of what clients send (R, C, .), each client's by itself
 
 
@@ -98,9 +99,12 @@ def work(
 ) -> tuple[Tree, Tree]:
     """The clients' half of a round: from what the server holds (R, 1, .) to what they send and keep (R, C, .)."""
     c = batch.support.weight.shape[1]
+    before = writes(batch.support, batch.query, batch.both)
     sent, kept = algorithm.local(f, {name: t.expand(-1, c, -1) for name, t in held.items()}, kept, batch)
     for transform in transforms if sent else ():
         sent = transform(sent, batch)
+    if writes(batch.support, batch.query, batch.both) != before:
+        raise ValueError(f"{type(algorithm).__name__}.local or a transform {SHARED}")
     return sent, kept
 
 

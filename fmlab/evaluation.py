@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from fmlab.algorithms.base import Algorithm
-from fmlab.data import Clients, Tree
-from fmlab.engine import tile
+from fmlab.data import Batch, Clients, Tree, writes
+from fmlab.engine import SHARED, tile, work
 from fmlab.objective import Objective
 
 CHUNK = 2**26  # numbers in one chunk of personal models, so that large models are scored within bounded memory
@@ -40,7 +40,10 @@ def evaluate(algorithm: Algorithm, f: Objective, held: Tree, clients: Clients, s
         support, query = clients.everyone() if whole else clients.take(ids.expand(len(clients.sizes), -1))[:2]
         support, query = tile(support, values), tile(query, values)
         here = {name: t.expand(-1, len(ids), -1) for name, t in held.items()}
+        before = writes(support, query)
         scores = list(f.scores(algorithm.adapt(f, here, support, steps), query))
+        if writes(support, query) != before:
+            raise ValueError(f"{type(algorithm).__name__}.adapt {SHARED}")
         losses.append(torch.stack([s[0] for s in scores], -1))
         right = [s[1] for s in scores if s[1] is not None]
         if right:
@@ -66,6 +69,22 @@ def personal(algorithm: Algorithm, f: Objective, held: Tree, kept: Tree, clients
         parts += f.scores([models], tile(query, runs // len(clients.sizes)))
     hits = [right for _, right in parts if right is not None]
     return Scores(torch.cat([loss for loss, _ in parts], 1), torch.cat(hits, 1) if hits else None)
+
+
+@torch.no_grad()
+def updated(
+    algorithm: Algorithm, f: Objective, held: Tree, kept: Tree, clients: Clients, seeds: tuple[int, ...], round: int
+) -> Tree:
+    """What all N clients would keep (R, N, .) if all took part in this round, from held (R, 1, .), kept (R, N, .)."""
+    f = algorithm.objective(f)
+    runs, size = len(next(iter(held.values()))), sum(t.numel() for t in held.values())
+    parts = []
+    for ids in _chunks(clients, 4 * size):  # a step holds more than a score
+        places = ids.expand(len(seeds), -1)
+        support, query, both = (tile(e, runs // len(seeds)) for e in clients.take(places))
+        batch = Batch(support, query, seeds, round, clients.called(places), joined=both)
+        parts.append(work(algorithm, f, held, {name: t[:, ids] for name, t in kept.items()}, batch)[1])
+    return {name: torch.cat([part[name] for part in parts], 1) for name in kept}
 
 
 def _chunks(clients: Clients, size: int) -> Iterator[Tensor]:

@@ -38,6 +38,15 @@ class SquaredError:
     def curve(self, p: Tensor, dp: Tensor, scale: Tensor, out: Tensor) -> Tensor:
         return torch.mul(dp, scale, out=out)
 
+    def misfit(self, p: Tensor, y: Tensor, every: Tensor) -> str:
+        """Why predictions p do not fit targets y, or ``every`` target does not; "" where all do."""
+        if not every.dtype.is_floating_point or p.shape != y.shape:
+            return (
+                f"predictions of shape {tuple(p.shape[2:])} a client for targets y {tuple(y.shape[2:])} of dtype "
+                f"{every.dtype}; both are (examples, outputs), of floating point"
+            )
+        return ""
+
     def correct(self, p: Tensor, y: Tensor) -> Tensor | None:
         return None
 
@@ -67,6 +76,21 @@ class CrossEntropy:
     def curve(self, p: Tensor, dp: Tensor, scale: Tensor, out: Tensor) -> Tensor:
         s = _softmax(p)
         return torch.mul(s, dp - (s * dp).sum(-1, keepdim=True), out=out).mul_(scale)
+
+    def misfit(self, p: Tensor, y: Tensor, every: Tensor) -> str:
+        """See ``SquaredError``."""
+        if every.dtype != torch.int64 or p.ndim != y.ndim + 1 or p.shape[:-1] != y.shape:
+            return (
+                f"logits of shape {tuple(p.shape[2:])} a client for y {tuple(y.shape[2:])} of dtype {every.dtype}; "
+                "logits are (examples, classes), and y holds one int64 an example"
+            )
+        low, high, classes = int(every.min()), int(every.max()), p.shape[-1]
+        if low < 0 or high >= classes:
+            return (
+                f"{classes} logits for classes from {low} to {high}; classes are 0 .. {classes - 1}: give the model "
+                f"{max(high, 0) + 1} outputs, or number the classes from 0"
+            )
+        return ""
 
     def correct(self, p: Tensor, y: Tensor) -> Tensor | None:
         """(..., n) 1 where the largest logit is the class's, else 0: also where a logit is not finite (argmax takes NaN

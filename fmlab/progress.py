@@ -11,7 +11,7 @@ from torch import Tensor
 from fmlab.algorithms import Algorithm
 from fmlab.declare import lanes, spread, sweep_length
 from fmlab.engine import State, Store
-from fmlab.evaluation import Scores, evaluate, personal
+from fmlab.evaluation import Scores, evaluate, personal, updated
 from fmlab.setup import Setup
 from fmlab.study import SERIES, Study
 
@@ -40,7 +40,11 @@ class Lane:
         setup = self.setup
         if type(self.algorithm).personal is Algorithm.personal:  # spares drawing the participating clients
             return None
-        return personal(self.wide, setup.objective, self.state.held, self.store.kept or {}, setup.participating)
+        own, held, kept = self.wide, self.state.held, self.store.kept or {}
+        if own.updates_all():  # for the score alone: the store stays as it is, for a run that goes on
+            seeds = setup.config["seeds"]
+            kept = updated(own, setup.objective, held, kept, setup.training, seeds, self.state.round)
+        return personal(own, setup.objective, held, kept, setup.participating)
 
 
 class Progress:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import InitVar, dataclass, field, fields, replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -12,9 +13,11 @@ from torch import Tensor
 
 from fmlab.algorithms import Algorithm
 from fmlab.data import Batch, Clients, Examples, stack
-from fmlab.declare import pick, step_sizes, sweep_length
+from fmlab.declare import pick, step_sizes, sweep_length, sweeps
 from fmlab.engine import Sampler, State, Store, rounds, work
-from fmlab.objective import Objective
+from fmlab.memory import check_memory
+from fmlab.models import Lifted
+from fmlab.objective import Empirical, Objective
 from fmlab.optimisers import Optimiser
 from fmlab.populations import Population
 from fmlab.randomness import generator
@@ -36,14 +39,22 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
+MISFITS = (RuntimeError, IndexError, TypeError, ValueError, AssertionError)  # what a forward pass may raise
+
+
 @dataclass(frozen=True)
 class Setup:
-    """``config`` is what ``compare`` was called with, checked and complete; clients are drawn when first asked for."""
+    """``config`` is what ``compare`` was called with, checked and complete; clients are drawn when asked for."""
 
-    config: dict[str, Any]
+    given: InitVar[Mapping[str, Any]]
+    config: MappingProxyType[str, Any] = field(init=False)
+
+    def __post_init__(self, given: Mapping[str, Any]) -> None:
+        own = dict(given) | {"algorithms": MappingProxyType(dict(given["algorithms"]))}
+        object.__setattr__(self, "config", MappingProxyType(own))
 
     @property
-    def algorithms(self) -> dict[str, Algorithm]:
+    def algorithms(self) -> Mapping[str, Algorithm]:
         return self.config["algorithms"]  # type: ignore[no-any-return]
 
     @property
@@ -112,7 +123,10 @@ class Setup:
         self.objective.forget()
 
     def _draw(self, split: str) -> Clients:
-        drawn = stack([self.population.draw(split, s) for s in self.config["seeds"]])
+        parts = [self.population.draw(split, s) for s in self.config["seeds"]]
+        for clients in parts:
+            _check_clients(split, clients, self.population)
+        drawn = stack(parts)
         for part in ("support", "query"):
             _check_examples(f"{split} clients' {part} set", getattr(drawn, part), drawn.bank)
         for name, s, q in zip("xy", drawn.support, drawn.query, strict=False):
@@ -121,10 +135,33 @@ class Setup:
                     f"{name} of the {split} clients' support set has examples of shape {tuple(s.shape[3:])} and does "
                     f"not fit the query set's, {tuple(q.shape[3:])}; give both the same"
                 )
-        return drawn.to(self.config["dtype"], torch.device(self.config["device"]))
+        drawn = drawn.to(self.config["dtype"], torch.device(self.config["device"]))
+        self._check_predictions(split, drawn)
+        return drawn
+
+    def _check_predictions(self, split: str, clients: Clients) -> None:
+        """A fresh model's predictions for the first client fit the targets, and every client's labels their number."""
+        f = self.objective
+        if not isinstance(f, Empirical):
+            return
+        first = torch.zeros(len(self.config["seeds"]), 1, dtype=torch.int64, device=self.config["device"])
+        for part, e, one in zip(
+            ("support", "query"), (clients.support, clients.query), clients.take(first), strict=False
+        ):
+            try:
+                with torch.no_grad():
+                    p = f.predict(self.start[:, None], one.x)
+            except MISFITS as problem:
+                shapes = f"x {tuple(one.x.shape[2:])} and y {tuple(one.y.shape[2:])} a client"
+                raise ValueError(f"{self._misfit(split, part)}, {shapes}: {problem}") from problem
+            if problems := f.loss.misfit(p, one.y, e.y):
+                raise ValueError(f"{self._misfit(split, part)}: {problems}")
+
+    def _misfit(self, split: str, part: str) -> str:
+        return f"the model {self.model!r} does not fit the {split} clients' {part} set"
 
 
-def prepare(algorithms: Sequence[Algorithm] | Mapping[str, Algorithm], clients: Population, **options: Any) -> Setup:
+def prepare(algorithms: Iterable[Algorithm] | Mapping[str, Algorithm], clients: Population, **options: Any) -> Setup:
     """Check every argument of ``compare`` and complete it; raises before any training."""
     unknown = set(options) - set(DEFAULTS)
     if unknown:
@@ -132,6 +169,11 @@ def prepare(algorithms: Sequence[Algorithm] | Mapping[str, Algorithm], clients: 
     config: dict[str, Any] = {"algorithms": _named(algorithms), "clients": clients} | DEFAULTS | options
     if not isinstance(clients, Population):
         raise TypeError(f"clients = {clients!r} is not a population; give for example fm.Sines(heterogeneity=0.5)")
+    if swept := sweeps(clients):
+        raise ValueError(
+            f"clients = {clients!r}: a population cannot be swept ({', '.join(swept)}); run one study for each value"
+        )
+    _check_model(config["model"])
     config["evaluations"] = _evaluations(config["evaluations"], config["rounds"])
     for name in ("rounds", "clients_per_round", "steps", "evaluations"):
         value = config[name]
@@ -152,7 +194,12 @@ def prepare(algorithms: Sequence[Algorithm] | Mapping[str, Algorithm], clients: 
     config["dtype"] = config["dtype"] or torch.get_default_dtype()
     if config["dtype"] not in (torch.float32, torch.float64):
         raise ValueError(f"dtype = {config['dtype']!r} is neither torch.float32 nor torch.float64")
-    config["seeds"] = _seeds(config["seeds"])
+    config["device"] = _device(config["device"])
+    seeds = config["seeds"]
+    if _whole(seeds):  # before as many numbers stand in memory
+        check_memory(config | {"seeds": range(seeds)})
+    config["seeds"] = _seeds(seeds)
+    check_memory(config)
     setup = Setup(config)
     _check_fit(setup)
     for name, a in setup.algorithms.items():
@@ -198,9 +245,31 @@ def _transforms(value: Any) -> tuple[Any, ...]:
     return given
 
 
-def _named(algorithms: Sequence[Algorithm] | Mapping[str, Algorithm]) -> dict[str, Algorithm]:
+def _check_model(model: Any) -> None:
+    if isinstance(model, torch.nn.Module):
+        raise TypeError(f"model = {model!r} is a module of torch; lift it: model=fm.lift(module)")
+    if model is not None and (isinstance(model, type) or not (callable(model) and hasattr(model, "init"))):
+        raise TypeError(f"model = {model!r} is no model; give for example fm.MLP((1, 40, 1)) or fm.lift(module)")
+
+
+def _device(device: Any) -> str:
+    """Its name, of a device that is there."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, TypeError, AssertionError) as problem:  # torch raises an AssertionError without CUDA
+        raise ValueError(
+            f'device = {device!r} is not a device of this machine; give "cpu" or, with a GPU, "cuda": {problem}'
+        ) from problem
+    return str(device)
+
+
+def _named(algorithms: Iterable[Algorithm] | Mapping[str, Algorithm]) -> dict[str, Algorithm]:
     if isinstance(algorithms, Algorithm):
         algorithms = [algorithms]
+    if isinstance(algorithms, (str, type)) or not isinstance(algorithms, Iterable):
+        raise TypeError(f"algorithms = {algorithms!r} is no list of algorithms; give for example [fm.FedAvg()]")
+    if not isinstance(algorithms, Mapping):
+        algorithms = list(algorithms)
     named = algorithms if isinstance(algorithms, Mapping) else {type(a).__name__: a for a in algorithms}
     if len(named) < len(algorithms):
         raise ValueError(
@@ -226,10 +295,42 @@ def _seeds(seeds: Any) -> tuple[int, ...]:
     return tuple(seeds)
 
 
+def _check_clients(split: str, clients: Any, population: Population) -> None:
+    """The shapes of one seed's draw, and how many clients there are."""
+    name = f"{type(population).__name__}.draw({split!r})"
+    if not isinstance(clients, Clients):
+        raise TypeError(f"{name} gave {type(clients).__name__}; return fmlab.data.Clients")
+    wanted, sizes = population.count(split), clients.sizes
+    for part in ("support", "query"):
+        e: Examples = getattr(clients, part)
+        shapes = {f"{part}.{field}": tuple(t.shape[:3]) for field, t in zip(e._fields, e, strict=True)}
+        if len(set(shapes.values())) > 1 or e.weight.ndim != 3 or e.weight.shape[:2] != (1, wanted):
+            raise ValueError(
+                f"{name} gave {shapes}; each starts with (1, {wanted}, examples): one seed, and as many clients as "
+                "the population's count says"
+            )
+    if sizes.shape != (1, wanted) or not (sizes.isfinite() & (sizes > 0)).all():
+        raise ValueError(
+            f"{name} gave sizes of shape {tuple(sizes.shape)} from {float(sizes.min()):g} to {float(sizes.max()):g}; "
+            f"give one number > 0 for each client, (1, {wanted}): how many examples it holds"
+        )
+
+
 def _check_examples(where: str, e: Examples, bank: Tensor | None) -> None:
+    if not e.weight.dtype.is_floating_point:
+        raise ValueError(
+            f"weight of the {where} has dtype {e.weight.dtype}; it holds numbers that sum to one for each client: "
+            "fmlab.data.examples(x, y, real=mask) makes them of a mask"
+        )
     if (e.weight > 0).sum(-1).min() < 1 or not e.weight.isfinite().all():
         raise ValueError(
             f"a client has no example in the {where}; every client needs one to adapt on and one to score on"
+        )
+    total = e.weight.sum(-1)
+    if e.weight.min() < 0 or (total - 1).abs().max() > 1e-4:
+        raise ValueError(
+            f"weights of the {where} go down to {float(e.weight.min()):g} and sum to {float(total.min()):g} .. "
+            f"{float(total.max()):g} a client; they are >= 0 and sum to one: fmlab.data.examples makes equal ones"
         )
     x = e.x if bank is None else bank
     if x.dtype.is_floating_point and not x.isfinite().all():
@@ -243,11 +344,8 @@ def _check_fit(setup: Setup) -> None:
     support, *_ = setup.training.take(first)
     try:
         loss = setup.objective(setup.start[:, None], support)
-    except (RuntimeError, IndexError, TypeError) as problem:
-        raise ValueError(
-            f"the model {setup.model!r} does not fit the clients' data, x {tuple(support.x.shape[2:])} and "
-            f"y {tuple(support.y.shape[2:])} a client: {problem}"
-        ) from problem
+    except MISFITS as problem:
+        raise ValueError(f"the model {setup.model!r} does not fit the clients' data: {problem}") from problem
     if loss.shape != first.shape:
         raise ValueError(f"the objective gave losses of shape {tuple(loss.shape)}, not (runs, clients)")
 
@@ -262,12 +360,21 @@ def _check_round(name: str, algorithm: Algorithm, setup: Setup) -> None:
         held, kept = a.start(f, setup.start[:1, None])
     except ValueError as problem:
         raise ValueError(f"{name} = {algorithm!r} cannot train {setup.model!r}: {problem}") from problem
-    if not setup.config["transforms"]:
+    lifted = isinstance(setup.model, Lifted)  # its derivatives are tried too
+    if not setup.config["transforms"] and not lifted:
         return
     first = torch.zeros(len(setup.config["seeds"]), 1, dtype=torch.int64, device=setup.config["device"])
     support, query, _ = (e.map(lambda t: t[:1]) for e in setup.training.take(first))
     batch = Batch(support, query, setup.config["seeds"][:1], ids=setup.training.called(first)[:1])
-    sent, _ = work(a, f, held, kept, batch)
+    try:
+        sent, _ = work(a, f, held, kept, batch)
+    except RuntimeError as problem:
+        if not lifted:
+            raise
+        raise ValueError(
+            f"{name} = {algorithm!r} cannot train {setup.model!r}, which lacks a derivative: {problem}; for attention "
+            "of your own write softmax(q @ k.mT / d**0.5) @ v, or take nn.MultiheadAttention"
+        ) from problem
     for transform in setup.config["transforms"] if sent else ():
         after = transform(sent, batch)
         shapes, wanted = ({k: tuple(t.shape) for k, t in tree.items()} for tree in (after, sent))

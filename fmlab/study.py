@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -68,7 +68,7 @@ class Study:
     @property
     def config(self) -> dict[str, Any]:
         """Every argument, step sizes resolved: ``fm.compare(**study.config)`` gives the same tensors."""
-        return {k: dict(v) if isinstance(v, dict) else v for k, v in self.setup.config.items()}
+        return {k: dict(v) if isinstance(v, Mapping) else v for k, v in self.setup.config.items()}
 
     @property
     def names(self) -> list[str]:
@@ -156,9 +156,16 @@ class Study:
     def adapted(self, name: str, seed: int = 0, client: int = 0, value: int = 0) -> Tensor:
         """(steps + 1, P) models of one unseen client after 0..steps adaptation steps.
 
-        ``seed`` and ``value`` count from 0 in the order given to ``compare`` and ``sweep``.
+        ``seed`` and ``value`` count from 0 in the order given to ``compare`` and ``sweep``. Raises KeyError and
+        IndexError, naming what there is.
         """
+        if name not in self.setup.algorithms:
+            raise KeyError(f"{name!r} is not one of the methods {self.names}")
         algorithm = self.setup.algorithms[name]
+        counts = len(self.setup.config["seeds"]), self.unseen.number, sweep_length(algorithm)
+        for what, place, n in zip(("seed", "client", "value"), (seed, client, value), counts, strict=True):
+            if place not in range(n):
+                raise IndexError(f"{what} = {place!r} is not a whole number from 0 to {n - 1}")
         swept = sweep_length(algorithm) > 1
         held = {k: (t[value, seed] if swept else t[seed])[None] for k, t in self.held[name].items()}
         ids = torch.tensor([[client]] * len(self.setup.config["seeds"]), device=self.unseen.sizes.device)

@@ -93,7 +93,7 @@ def search(algorithm: Algorithm, setup: Setup, grid: tuple[float, ...] = GRID) -
 
 def _scores(algorithm: Algorithm, setup: Setup, grid: tuple[float, ...]) -> Iterator[tuple[float, Algorithm]]:
     """Train once for all swept values, then score every adaptation step size."""
-    held, useless = _trained(algorithm, setup), _useless(setup)
+    useless, held = _useless(setup), _trained(algorithm, setup)  # in this order: validation clients are checked first
     adaptation = step_sizes(algorithm, ("adaptation",))
     for size in grid if adaptation else (None,):
         tried = replace(algorithm, **dict.fromkeys(adaptation, size))
@@ -103,7 +103,8 @@ def _scores(algorithm: Algorithm, setup: Setup, grid: tuple[float, ...]) -> Iter
 
 def score(algorithm: Algorithm, setup: Setup) -> list[float]:
     """The validation score of every swept value, step sizes as they are."""
-    return _validate(algorithm, setup, _trained(algorithm, setup), _useless(setup))
+    useless = _useless(setup)
+    return _validate(algorithm, setup, _trained(algorithm, setup), useless)
 
 
 def rank(loss: Tensor, useless: float) -> Tensor:

@@ -209,6 +209,26 @@ def test_personal_models_are_scored_on_fresh_examples_of_their_own_clients(train
         assert_close(found.loss[0, c], (p - query.y[:, c : c + 1]).square().mean())
 
 
+@pytest.mark.parametrize("batch_size", [None, 3])
+def test_pfedmes_personal_models_are_of_all_clients_or_of_those_asked_last(batch_size):
+    """Where all take part, Alg. 1's models after T rounds are what clients keep after round T + 1."""
+    few = {"seeds": 2, "evaluations": 1, "steps": 1}
+    method = fm.PFedMe(lam=1.0, inner_lr=0.02, lr=0.05, adapt_lr=0.01, batch_size=batch_size)
+    asked_last = replace(method, everyone=False)
+    now = fm.compare([method], POPULATION, rounds=3, clients_per_round=POPULATION.n_clients, **few)
+    later = fm.compare([asked_last], POPULATION, rounds=4, clients_per_round=POPULATION.n_clients, **few)
+    assert_close(now.personal["PFedMe"], later.personal["PFedMe"], rtol=1e-10, atol=1e-12)
+    both = {"all": method, "asked last": asked_last}
+    study = fm.compare(both, POPULATION, rounds=2, clients_per_round=1, **few)
+    assert torch.equal(study.held["all"]["model"], study.held["asked last"]["model"])
+    assert torch.equal(study.kept["all"][0]["model"], study.kept["asked last"][0]["model"])
+    never = study.kept["asked last"][0]["model"] == study.setup.start[:, None]  # asked in no round
+    assert never.all(-1).sum() >= 2 * (POPULATION.n_clients - 2)
+    fresh = study.setup.objective(study.setup.start[:, None].expand_as(never), study.setup.participating.everyone()[1])
+    assert_close(study.personal["asked last"][never.all(-1)], fresh[never.all(-1)])
+    assert (study.personal["all"] != study.personal["asked last"]).all()
+
+
 def test_methods_without_personal_models_have_none():
     study = fm.compare(
         [fm.Scaffold(**LOCAL, adapt_lr=0.01), fm.FedBABU(**LOCAL, adapt_lr=0.01), fm.Ditto(**LOCAL, adapt_lr=0.01)],

@@ -57,6 +57,12 @@ class Algorithm(Declared, ABC):
         """The model (R, C, P) that a participating client uses now, where the method gives it one of its own."""
         return None
 
+    def updates_all(self) -> bool:
+        """Whether ``personal`` is of all clients after one more local update from the server's model, as in methods
+        where everyone trains in every round and only the mean is of a sample; else of what each kept when last asked.
+        """
+        return False
+
     @abstractmethod
     def adapt(self, f: Objective, held: Tree, support: Examples, steps: int) -> Iterator[Tensor]:
         """Models (R, C, P) of clients that never took part, after 0, 1, ..., steps adaptation steps."""

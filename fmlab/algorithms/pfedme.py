@@ -6,7 +6,10 @@ On client i, R times, from v = theta = w, each time on one minibatch:
     v <- v - eta lambda (v - theta)
 
 theta goes on from where it was, as in the authors' code. Client sends v (here as w - v, the same bytes) and keeps
-theta, its personal model, which is not v.
+theta, its personal model, which is not v. In Alg. 1 all clients do so in every round, and only the mean is of a sample;
+here, as in practice, only the sample does. ``study.personal``: with ``everyone`` Alg. 1's theta, of all clients from
+the server's last model; without, the theta that each client kept when it was last asked, from an older model, or from
+the fresh one where it never was. Training is the same.
 Server:  w <- (1 - beta) w + beta mean v;  another server optimiser takes beta (w - mean v) as its gradient.
 For an unseen client: the theta steps on its support set, with v = w.
 """
@@ -21,7 +24,7 @@ from torch import Tensor
 from fmlab.algorithms import fields
 from fmlab.algorithms.base import Algorithm, weighted_mean
 from fmlab.data import Batch, Examples, Tree
-from fmlab.declare import hyper
+from fmlab.declare import choice, hyper
 from fmlab.objective import Objective
 from fmlab.optimisers import SGD, Optimiser
 
@@ -36,6 +39,7 @@ class PFedMe(Algorithm):
     lr: float = fields.step_size("η", "step size of the local model")
     adapt_lr: float = fields.adaptation("α'", "personal step size on unseen clients")
     batch_size: int | None = fields.batch_size("examples in each minibatch; None takes all the client has")
+    everyone: bool = choice(True, (True, False), text="personal models of all clients now, not of those asked last")
     server: Optimiser = SGD()
 
     def start(self, f: Objective, w: Tensor) -> tuple[Tree, Tree]:
@@ -54,6 +58,9 @@ class PFedMe(Algorithm):
 
     def personal(self, f: Objective, held: Tree, kept: Tree) -> Tensor:
         return kept["model"]
+
+    def updates_all(self) -> bool:
+        return self.everyone
 
     def adapt(self, f: Objective, held: Tree, support: Examples, steps: int) -> Iterator[Tensor]:
         w = theta = held["model"]
