@@ -205,6 +205,7 @@ class Reader:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
+        self.by = "config.json"  # what the tensors have to fit
 
     def __enter__(self) -> Self:
         self.head, self.file = _opened(self.folder)
@@ -264,6 +265,7 @@ class Reader:
         written = self.head["config"]
         if unknown := sorted(set(given) - set(GIVEN)):
             raise TypeError(f"load() got unknown arguments {unknown}; it takes classes and {', '.join(GIVEN)}")
+        self.by = " and ".join([self.by, *(f"the given {name}" for name in given)])
         for name, value in given.items():
             self._compare(name, written.get(name), value)
         own = list(classes)
@@ -324,11 +326,11 @@ class Reader:
                 found = self._header(path)
                 if (found.shape, found.dtype) != (shape, _numpy(dtype)):
                     raise ValueError(
-                        f"{_key(path)} is {found.dtype} {found.shape}; by config.json it is {_numpy(dtype)} {shape}"
+                        f"{_key(path)} is {found.dtype} {found.shape}; by {self.by} it is {_numpy(dtype)} {shape}"
                     )
             wanted = {f"{_key(path)}.npy" for path in expected} | {_COPY}
             if more := sorted(set(self.archive.namelist()) - wanted):
-                raise ValueError(f"{more[0]} has no place in this study, by config.json")
+                raise ValueError(f"{more[0]} has no place in this study, by {self.by}")
             self.file.seek(0)
             digest = hashlib.file_digest(self.file, "sha256").hexdigest()
             if digest != self.head["tensors"]["sha256"]:
@@ -366,7 +368,12 @@ def _manifest(folder: Path) -> dict[str, Any]:
     try:
         if len(text) > MAX_CONFIG:
             raise ValueError(f"it has more than {MAX_CONFIG:,} bytes")
-        return _parsed(text)
+        head = _parsed(text)
+        named = head.get("tensors")
+        strings = isinstance(named, dict) and all(isinstance(named.get(k), str) for k in ("file", "sha256"))
+        if not strings or not _TENSORS.fullmatch(named["file"]):  # type: ignore[index]
+            raise ValueError(f"tensors = {_short(named)} is not the name and sha256 of a file beside it")
+        return head
     except Exception as problem:
         raise StudyError(f"{path}: {problem}; {_ANEW}") from problem
 
@@ -391,11 +398,6 @@ def _parsed(text: bytes) -> dict[str, Any]:
     for name, fits in shapes.items():
         if not fits(head.get(name)):
             raise ValueError(f"{name} = {_short(head.get(name))} is not what study.save writes")
-    if "tensors" in head:
-        named = head["tensors"]
-        strings = isinstance(named, dict) and all(isinstance(named.get(k), str) for k in ("file", "sha256"))
-        if not strings or not _TENSORS.fullmatch(named["file"]):
-            raise ValueError(f"tensors = {_short(named)} is not the name and sha256 of a file beside it")
     return head
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fmlab import archive
 from fmlab.data import Clients, Tree
-from fmlab.declare import lanes, pick, spread, sweep_length
+from fmlab.declare import lanes, pick, spread, step_sizes, sweep_length
 from fmlab.engine import State
 from fmlab.evaluation import Scores, evaluate
 from fmlab.populations import Population
@@ -347,6 +347,9 @@ def _expected(config: dict[str, Any], evaluations: int, size: int) -> tuple[Setu
     asked = config["clients_per_round"]
     if not isinstance(asked, int) or not 1 <= asked <= clients.n_clients:
         raise ValueError(f"clients_per_round = {asked!r} of {clients.n_clients} clients")
+    for name, a in config["algorithms"].items() if isinstance(config["algorithms"], dict) else ():
+        if none := [f for f in step_sizes(a) if getattr(a, f) is None]:
+            raise ValueError(f"algorithms: {name}.{none[0]} = None, and a study has the step size it was made with")
     light = prepare(**config | {"clients": few, "clients_per_round": asked if own else 1})
     sample = Progress(light).study(0.0, last=True)
     light.forget()
