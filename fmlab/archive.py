@@ -90,7 +90,7 @@ def write(folder: str | Path, config: dict[str, Any], methods: Iterable[str], te
 
     folder, token = Path(folder), secrets.token_hex(8)
     written = {name: _encoded(value) for name, value in config.items()}
-    head = {"format": FORMAT, "fmlab": __version__, "methods": list(methods), "config": written}
+    head = {"format": FORMAT, "fmlab": __version__, "methods": [str(name) for name in methods], "config": written}
     folder.mkdir(parents=True, exist_ok=True)
     before = _named_in(folder)
     arrays, made = folder / f"tensors-{token}.npz", folder / f".config-{token}.json"
@@ -159,14 +159,14 @@ def leaves(nested: Any, path: Place = ()) -> Iterator[tuple[Place, Tensor]]:
 
 
 def _key(path: Place) -> str:
-    return "/".join(quote(part, safe=" ") for part in path)  # a name may hold any character
+    return "/".join(quote(part, safe=" ", errors="surrogatepass") for part in path)  # a name may hold any character
 
 
 def _encoded(value: Any) -> Any:
     try:
         return encode(value)
-    except NotJSON as problem:
-        return {"missing": str(problem)}
+    except Exception as problem:  # of a class of one's own it may be any; a finished study is saved nevertheless
+        return {"missing": str(problem) or type(problem).__name__}
 
 
 def encode(value: Any) -> Any:
@@ -293,6 +293,8 @@ class Reader:
         """What is given in place of what is written whole has to be the same: a folder may stand elsewhere."""
         if name == "algorithms" and isinstance(value, list):
             value = {type(a).__name__: a for a in value}
+        if name == "transforms" and callable(value):
+            value = [value]
         given = _encoded(tuple(value) if isinstance(value, list) else value)
         if "missing" in _tags(written) or "missing" in _tags(given):
             return

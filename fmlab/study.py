@@ -229,7 +229,7 @@ def load(folder: str | Path, *, classes: Sequence[type[Any]] = (), **given: Any)
         with stored.blames("config.json"):
             config["device"] = _device(config["device"])
             setup, expected = _expected(config, stored.length("rounds"), stored.size)
-            if list(setup.algorithms) != stored.head["methods"]:
+            if list(map(str, setup.algorithms)) != stored.head["methods"]:
                 raise ValueError(f"methods = {stored.head['methods']!r}, and algorithms has {list(setup.algorithms)!r}")
         tensors = stored.read(expected)
         with stored.blames(stored.tensors):

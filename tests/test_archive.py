@@ -90,7 +90,7 @@ def tensors_of(folder):
 
 STUDIES = {
     "names of any kind": {"algorithms": dict.fromkeys(("a/b", "class", "../é.npy"), fm.Ditto(**FINE))},
-    "sweeps": {"algorithms": [fm.FedAvg(local_steps=fm.sweep(1, 2), **FINE), fm.Ditto(lr=fm.sweep(9, 0.1), adapt_lr=1)]},
+    "sweeps": {"algorithms": [fm.FedAvg(local_steps=fm.sweep(1, 2), **FINE), fm.FedPer(lr=fm.sweep(9, 1), adapt_lr=1)]},
     "moments": {"algorithms": [fm.FedAvg(**FINE, server=fm.Yogi())], "server": fm.Adam(lr=0.1)},
     "every kind of part": {"algorithms": [fm.FedMA(**FINE), fm.FedRep(**FINE), fm.FedBABU(**FINE)]},
     "classification": {"clients": fm.Digits(n_clients=6, n_unseen=3), "model": None, "dtype": torch.float32},
@@ -236,6 +236,15 @@ def test_what_json_does_not_hold_is_left_out_and_asked_for(tmp_path):
     loaded = fm.load(tmp_path, **given | {"model": lifted()})
     same(ours, loaded)
     same(replace(ours.resume(rounds=3), seconds=0.0), replace(loaded.resume(rounds=3), seconds=0.0))
+
+
+def test_what_cannot_even_be_looked_at_does_not_lose_a_study(tmp_path):
+    ring = []
+    ring.append(ring)
+    ours = run({("a", 1): fm.FedAvg(**FINE)}, transforms=[Rounded(digits=(3, ring))])
+    with pytest.warns(UserWarning, match="transforms"):
+        ours.save(tmp_path)
+    same(ours, fm.load(tmp_path, transforms=Rounded()))
 
 
 def test_what_is_given_in_place_of_what_is_there_has_to_be_the_same(saved, study):
