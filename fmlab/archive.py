@@ -90,7 +90,7 @@ def write(folder: str | Path, config: dict[str, Any], methods: Iterable[str], te
 
     folder, token = Path(folder), secrets.token_hex(8)
     written = {name: _encoded(value) for name, value in config.items()}
-    head = {"format": FORMAT, "fmlab": __version__, "methods": list(methods), "config": written}
+    head = {"format": FORMAT, "fmlab": __version__, "methods": [str(name) for name in methods], "config": written}
     folder.mkdir(parents=True, exist_ok=True)
     before = _named_in(folder)
     arrays, made = folder / f"tensors-{token}.npz", folder / f".config-{token}.json"
@@ -159,14 +159,14 @@ def leaves(nested: Any, path: Place = ()) -> Iterator[tuple[Place, Tensor]]:
 
 
 def _key(path: Place) -> str:
-    return "/".join(quote(part, safe=" ") for part in path)  # a name may hold any character
+    return "/".join(quote(part, safe=" ", errors="surrogatepass") for part in path)  # a name may hold any character
 
 
 def _encoded(value: Any) -> Any:
     try:
         return encode(value)
-    except NotJSON as problem:
-        return {"missing": str(problem)}
+    except Exception as problem:  # of a class of one's own it may be any; a finished study is saved nevertheless
+        return {"missing": str(problem) or type(problem).__name__}
 
 
 def encode(value: Any) -> Any:
@@ -205,6 +205,7 @@ class Reader:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
+        self.by = "config.json"  # what the tensors have to fit
 
     def __enter__(self) -> Self:
         self.head, self.file = _opened(self.folder)
@@ -264,6 +265,7 @@ class Reader:
         written = self.head["config"]
         if unknown := sorted(set(given) - set(GIVEN)):
             raise TypeError(f"load() got unknown arguments {unknown}; it takes classes and {', '.join(GIVEN)}")
+        self.by = " and ".join([self.by, *(f"the given {name}" for name in given)])
         for name, value in given.items():
             self._compare(name, written.get(name), value)
         own = list(classes)
@@ -291,6 +293,8 @@ class Reader:
         """What is given in place of what is written whole has to be the same: a folder may stand elsewhere."""
         if name == "algorithms" and isinstance(value, list):
             value = {type(a).__name__: a for a in value}
+        if name == "transforms" and callable(value):
+            value = [value]
         given = _encoded(tuple(value) if isinstance(value, list) else value)
         if "missing" in _tags(written) or "missing" in _tags(given):
             return
@@ -324,11 +328,11 @@ class Reader:
                 found = self._header(path)
                 if (found.shape, found.dtype) != (shape, _numpy(dtype)):
                     raise ValueError(
-                        f"{_key(path)} is {found.dtype} {found.shape}; by config.json it is {_numpy(dtype)} {shape}"
+                        f"{_key(path)} is {found.dtype} {found.shape}; by {self.by} it is {_numpy(dtype)} {shape}"
                     )
             wanted = {f"{_key(path)}.npy" for path in expected} | {_COPY}
             if more := sorted(set(self.archive.namelist()) - wanted):
-                raise ValueError(f"{more[0]} has no place in this study, by config.json")
+                raise ValueError(f"{more[0]} has no place in this study, by {self.by}")
             self.file.seek(0)
             digest = hashlib.file_digest(self.file, "sha256").hexdigest()
             if digest != self.head["tensors"]["sha256"]:
@@ -366,7 +370,12 @@ def _manifest(folder: Path) -> dict[str, Any]:
     try:
         if len(text) > MAX_CONFIG:
             raise ValueError(f"it has more than {MAX_CONFIG:,} bytes")
-        return _parsed(text)
+        head = _parsed(text)
+        named = head.get("tensors")
+        strings = isinstance(named, dict) and all(isinstance(named.get(k), str) for k in ("file", "sha256"))
+        if not strings or not _TENSORS.fullmatch(named["file"]):  # type: ignore[index]
+            raise ValueError(f"tensors = {_short(named)} is not the name and sha256 of a file beside it")
+        return head
     except Exception as problem:
         raise StudyError(f"{path}: {problem}; {_ANEW}") from problem
 
@@ -391,11 +400,6 @@ def _parsed(text: bytes) -> dict[str, Any]:
     for name, fits in shapes.items():
         if not fits(head.get(name)):
             raise ValueError(f"{name} = {_short(head.get(name))} is not what study.save writes")
-    if "tensors" in head:
-        named = head["tensors"]
-        strings = isinstance(named, dict) and all(isinstance(named.get(k), str) for k in ("file", "sha256"))
-        if not strings or not _TENSORS.fullmatch(named["file"]):
-            raise ValueError(f"tensors = {_short(named)} is not the name and sha256 of a file beside it")
     return head
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fmlab import archive
 from fmlab.data import Clients, Tree
-from fmlab.declare import lanes, pick, spread, sweep_length
+from fmlab.declare import lanes, pick, spread, step_sizes, sweep_length
 from fmlab.engine import State
 from fmlab.evaluation import Scores, evaluate
 from fmlab.populations import Population
@@ -236,7 +236,7 @@ def load(folder: str | Path, *, classes: Sequence[type[Any]] = (), **given: Any)
         with stored.blames("config.json"):
             config["device"] = _device(config["device"])
             setup, expected = _expected(config, stored.length("rounds"), stored.size)
-            if list(setup.algorithms) != stored.head["methods"]:
+            if list(map(str, setup.algorithms)) != stored.head["methods"]:
                 raise ValueError(f"methods = {stored.head['methods']!r}, and algorithms has {list(setup.algorithms)!r}")
         tensors = stored.read(expected)
         with stored.blames(stored.tensors):
@@ -354,6 +354,9 @@ def _expected(config: dict[str, Any], evaluations: int, size: int) -> tuple[Setu
     asked = config["clients_per_round"]
     if not isinstance(asked, int) or not 1 <= asked <= clients.n_clients:
         raise ValueError(f"clients_per_round = {asked!r} of {clients.n_clients} clients")
+    for name, a in config["algorithms"].items() if isinstance(config["algorithms"], dict) else ():
+        if none := [f for f in step_sizes(a) if getattr(a, f) is None]:
+            raise ValueError(f"algorithms: {name}.{none[0]} = None, and a study has the step size it was made with")
     light = prepare(**config | {"clients": few, "clients_per_round": asked if own else 1})
     sample = Progress(light).study(0.0, last=True)
     light.forget()

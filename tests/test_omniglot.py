@@ -2,9 +2,12 @@
 what must be apart. The real files are used where they stand beside the project, else small zips made here."""
 
 import io
+import os
 import shutil
 import stat
+import struct
 import threading
+import tracemalloc
 import zipfile
 import zlib
 from collections import Counter
@@ -15,11 +18,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 import fmlab as fm
+from fmlab import npy
+from fmlab.archive import StudyError
 from fmlab.models import conv
 from fmlab.populations import omniglot_files as files
 from fmlab.populations.omniglot_files import OmniglotError
@@ -28,6 +33,7 @@ from fmlab.vision import import_torchvision
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "omniglot"
 ALPHABETS = {"Aleph": 3, "Bet": 3, "Gimel": 4, "Dalet": 3, "He": 3}
 DRAWERS = 6
+pipes = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes on Windows")
 
 
 def png(*key, side=105):
@@ -262,6 +268,122 @@ def test_an_incomplete_character_is_named(tmp_path):
         small(tmp_path)
 
 
+def test_a_method_of_packing_that_was_never_published(root):
+    for method in (zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2):
+        with zipfile.ZipFile(root / "images_background_small1.zip", "w", method) as z:
+            for member, data in members("images_background_small1").items():
+                z.writestr(member, data)
+        with pytest.raises(OmniglotError, match=rf"0001_01.png' is packed by method {method}, not by deflate"):
+            files.load(root)
+
+
+def patched(path, old, new):
+    """Other bytes in every header of a zip."""
+    data = path.read_bytes()
+    assert len(old) == len(new)
+    assert old in data
+    path.write_bytes(data.replace(old, new))
+
+
+def test_a_name_that_is_no_text(root):
+    path = write(root, Aleph_é=b"x")
+    patched(path, "Aleph_é".encode(), b"Aleph_\xff\xff")
+    with pytest.raises(OmniglotError, match=r"is damaged .*codec"):
+        files.load(root)
+
+
+def test_sizes_that_lie_inflate_nothing(root):
+    """A member that declares 500 bytes and inflates to 64 MB; the checksum is that of its first 500."""
+    name, data = "images_background_small1/Aleph/character01/0001_01.png", bytes(2**26)
+    with zipfile.ZipFile(root / "images_background_small1.zip", "w", zipfile.ZIP_DEFLATED) as z:
+        z.writestr(name, data)
+    true = struct.pack("<LLL", zlib.crc32(data), z.getinfo(name).compress_size, len(data))
+    said = struct.pack("<LLL", zlib.crc32(data[:500]), z.getinfo(name).compress_size, 500)
+    patched(root / "images_background_small1.zip", true, said)
+    tracemalloc.start()
+    with pytest.raises(OmniglotError, match=r"0001_01\.png is no readable PNG"):
+        files.load(root)
+    assert tracemalloc.get_traced_memory()[1] < 2**23
+    tracemalloc.stop()
+
+
+def test_more_members_or_bytes_than_were_ever_published(root, tmp_path, monkeypatch):
+    path = root / "images_background_small1.zip"
+    monkeypatch.setattr(files, "MAX_MEMBERS", 90)
+    with pytest.raises(OmniglotError, match=r"small1\.zip has 97 members"):
+        files.load(root)
+    zipfile.ZipFile(path).extractall(tmp_path / "folder")
+    with pytest.raises(OmniglotError, match=r"small1 has more than 90 files"):
+        files.load(tmp_path / "folder")
+    monkeypatch.setattr(files, "MAX_ZIP", 1000)
+    with pytest.raises(OmniglotError, match=r"bytes; the published ones have 10 MB at most"):
+        files.load(root)
+
+
+@pytest.mark.parametrize("side", [20_000, 50_000])  # PIL warns of the one and refuses the other
+def test_an_enormous_drawing_is_refused_by_its_header(tmp_path, side):
+    name = "images_background_small1"
+    head = b"IHDR" + struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
+    write(tmp_path, name, members(name) | {f"{name}/Bet/character01/0001_02.png": data})
+    with pytest.raises(OmniglotError, match=f"0001_02.png is {side} x {side}; Omniglot's drawings are 105 x 105"):
+        files.load(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["folder", pytest.param("pipe", marks=pipes)])
+def test_only_regular_files_are_read(tmp_path, kind):
+    make = Path.mkdir if kind == "folder" else os.mkfifo
+    path = write(tmp_path)
+    zipfile.ZipFile(path).extractall(tmp_path)
+    path.unlink()
+    make(tmp_path / "images_background_small1" / "Aleph" / "character01" / "0001_07.png")
+    with pytest.raises(OmniglotError, match=r"0001_07\.png is no regular file"):
+        files.load(tmp_path)
+
+
+@pipes
+def test_a_pipe_in_place_of_a_zip_or_of_the_cache(root, tmp_path):
+    os.mkfifo(root / "omniglot-28.npz")
+    files.load(root)  # made without a cache, and the cache then stands there
+    os.mkfifo(root / "images_evaluation.zip")
+    with pytest.raises(OmniglotError, match=r"images_evaluation\.zip is no regular file"):
+        files.load(root)
+
+
+FEW = members("images_background_small1", {"Aleph": 2}, 3)
+
+
+@given(where=st.floats(0, 1, exclude_max=True), bit=st.none() | st.integers(0, 7), of=st.sampled_from(["zip", "cache"]))
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_flipped_bit_and_any_cut_gives_the_drawings_or_the_one_error(root, where, bit, of):
+    """A flip in the zip may change a name, and take that drawing out; never a pixel. One in the cache, nothing."""
+    path = write(root, content=FEW)
+    (root / "omniglot-28.npz").unlink(missing_ok=True)
+    files._load.cache_clear()
+    whole = files.load(root)
+    kept = {k: i for i, k in enumerate(zip(whole.alphabet, whole.character, whole.drawer, strict=True))}
+    path = root / "omniglot-28.npz" if of == "cache" else path
+    data = bytearray(path.read_bytes())
+    at = int(where * len(data))
+    if bit is None:
+        del data[at:]
+    else:
+        data[at] ^= 1 << bit
+    path.write_bytes(data)
+    files._load.cache_clear()
+    try:
+        found = files.load(root)
+    except OmniglotError:
+        assert of == "zip"
+        return
+    if of == "cache":
+        assert np.array_equal(found.ink, whole.ink)
+    for i, k in enumerate(zip(found.alphabet, found.character, found.drawer, strict=True)):
+        if k in kept:
+            assert np.array_equal(found.ink[i], whole.ink[kept[k]])
+    assert len(kept) - 1 <= len(found.ink) <= len(kept)  # two may now have one name
+
+
 def test_missing_files(tmp_path):
     with pytest.raises(OmniglotError, match=r"is not a folder; get the zips .*download=True"):
         fm.Omniglot(root=tmp_path / "nowhere")
@@ -301,9 +423,26 @@ def test_a_damaged_cache_is_made_again(root, damage):
     damage(root / "omniglot-28.npz")
     assert np.array_equal(files.load(root).ink, first.ink)
     files._load.cache_clear()
-    assert files._from_cache(root / "omniglot-28.npz", "another digest") is None
+    assert files._from_cache(root / "omniglot-28.npz", "00" * 32, first.ink.shape) is None
     with np.load(root / "omniglot-28.npz", allow_pickle=False) as f:
         assert np.array_equal(f["ink"], first.ink)
+
+
+@pytest.mark.parametrize("shape", [(96, 28, 27), (95, 28, 28), (96, 28), (10**12, 28, 28)])
+@pytest.mark.parametrize("dtype", ["<u1", "<f4"])
+def test_a_cache_of_other_arrays_is_made_again(root, shape, dtype):
+    """Under the right digest; also where a header claims what no memory holds."""
+    first = files.load(root)
+    files._load.cache_clear()
+    cache = root / "omniglot-28.npz"
+    with zipfile.ZipFile(cache) as archive:
+        digest = archive.read("digest.npy")
+    with zipfile.ZipFile(cache, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("digest.npy", digest)
+        with archive.open("ink.npy", "w") as f:
+            np.lib.format.write_array_header_1_0(f, {"descr": dtype, "fortran_order": False, "shape": shape})
+            f.write(bytes(4 * 96 * 28 * 28))
+    assert np.array_equal(files.load(root).ink, first.ink)
 
 
 def test_other_files_make_another_cache(root):
@@ -311,16 +450,16 @@ def test_other_files_make_another_cache(root):
     write(root, "images_background_small2", members("images_background_small2", {"Vav": 2}))
     assert "Vav" in files.load(root).alphabet
     with np.load(root / "omniglot-28.npz", allow_pickle=False) as f:
-        assert "Vav" in f["alphabet"]
+        assert len(f["ink"]) == (sum(ALPHABETS.values()) + 2) * DRAWERS
 
 
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
 def test_an_interrupted_write_leaves_nothing(root, monkeypatch, error):
-    def stops(f, **arrays):
-        f.write(b"half")
+    def stops(archive, name, array):
+        archive.writestr(name, b"half")
         raise error
 
-    monkeypatch.setattr(np, "savez_compressed", stops)
+    monkeypatch.setattr(npy, "write", stops)
     if isinstance(error, OSError):
         assert len(files.load(root).ink)  # a full disk costs the cache alone
     else:
@@ -454,6 +593,33 @@ def test_a_comparison(root, heterogeneity):
     assert study.accuracy["FedAvg"].shape == (2, 6, 3)
     assert study.accuracy["FedMAML"].shape == (2, 2, 6, 3)
     assert study.adaptation["FedMAML"].isfinite().all()
+
+
+def test_a_study_is_saved_and_read_also_where_the_files_have_moved(root, tmp_path):
+    options = {"rounds": 2, "seeds": 2, "clients_per_round": 3, "steps": 1, "evaluations": 1}
+    study = fm.compare([fm.FedAvg(lr=0.1, adapt_lr=0.1)], small(root, size=14), **options)
+    study.save(tmp_path / "study")
+    loaded = fm.load(tmp_path / "study")
+    assert loaded.config == study.config
+    assert torch.equal(loaded.adaptation["FedAvg"], study.adaptation["FedAvg"])
+    moved = root.rename(tmp_path.with_name(tmp_path.name + "-moved"))
+    files._load.cache_clear()
+    with pytest.raises(StudyError, match=r"config\.json: clients: .*is not a folder.*clients=fm\.Omniglot\(root="):
+        fm.load(moved / "study")
+    loaded = fm.load(moved / "study", clients=small(moved, size=14))
+    again, ours = loaded.resume(rounds=3), fm.compare(**study.config | {"clients": small(moved, size=14), "rounds": 3})
+    assert torch.equal(again.adaptation["FedAvg"], ours.adaptation["FedAvg"])
+    with pytest.raises(StudyError, match=r"clients\.skew = 0\.0, and 1\.0 is given"):
+        fm.load(moved / "study", clients=small(moved, size=14, skew=1.0))
+
+
+def test_a_saved_study_makes_nobody_download(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "download", lambda root: None)
+    options = {"rounds": 1, "seeds": 1, "clients_per_round": 3, "steps": 1, "evaluations": 1}
+    study = fm.compare([fm.FedAvg(lr=0.1, adapt_lr=0.1)], small(root, size=14, download=True), **options)
+    study.save(tmp_path / "study")
+    monkeypatch.setattr(files, "download", lambda root: pytest.fail("downloads"))
+    assert fm.load(tmp_path / "study").population == small(root, size=14)
 
 
 # The real files
