@@ -427,7 +427,7 @@ def test_forging_alone_changes_nothing(copied, study):
         (lambda t: t.replace('"lr": 0.01', '"rate": 0.01', 1), "FedAvg has the fields"),
         (lambda t: t.replace('"sizes": [1, 3, 1]', '"sizes": [1, 1000000000, 1]'), "model = MLP.* parameters a seed"),
         (lambda t: t.replace('"sizes": [1, 3, 1]', '"sizes": [1, 4, 1]'), r"held/model is .* 10\).* 13\)"),
-        (lambda t: t.replace('"sizes": [1, 3, 1]', '"sizes": [2, 2, 1]'), "does not fit the clients' data"),
+        (lambda t: t.replace('"sizes": [1, 3, 1]', '"sizes": [2, 2, 1]'), "does not fit the"),
         (lambda t: t.replace('"dropout": 0.0', '"dropout": 2.0'), "dropout = 2.0"),
         (lambda t: t.replace('"dropout": 0.0', '"drops": 0.0'), "drops"),
         (lambda t: t.replace('{"dtype": "float64"}', '{"dtype": "save"}'), "dtype = .* is not what"),
