@@ -192,8 +192,9 @@ class Study:
         return resume(self, rounds, **other)
 
     def table(self) -> str:
-        """One row a method: loss or accuracy before and after adaptation on unseen clients, mean +- spread over
-        seeds; share of clients that adaptation hurts; megabytes and gradient evaluations of one run."""
+        """One row a method: loss or accuracy before and after adaptation on unseen clients, mean +- standard deviation
+        over seeds; share of clients that adaptation hurts; megabytes and gradient evaluations of one run. Below, where
+        methods have such, what participating clients' own models score."""
         return table(self)
 
     def to_dataframe(self) -> pandas.DataFrame:
