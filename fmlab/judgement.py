@@ -48,15 +48,22 @@ class Verdict:
 
 
 @torch.no_grad()
-def judge(study: Study, k: int | None = None, quantity: str = "loss") -> Verdict:
+def judge(
+    study: Study, k: int | None = None, quantity: str = "loss", of: Mapping[str, Tensor] | None = None
+) -> Verdict:
     """The best method after k adaptation steps (None: all) against fine-tuned FedAvg: the best of those on show, or,
-    where one of them is the best, the best of the others. ``quantity``: "loss" or "accuracy"."""
+    where one of them is the best, the best of the others. ``quantity``: "loss" or "accuracy". ``of``: scores (seeds,
+    clients) by method, of other clients than the unseen ones after k steps. Swept methods are not ranked."""
     k = study.steps if k is None else k
-    source = study.adaptation if quantity == "loss" else study.accuracy
-    scores = {name: t[..., k].double() for name, t in source.items() if t.ndim == 3}  # (seeds, clients)
+    if of is None:
+        of = {name: t[..., k] for name, t in (study.adaptation if quantity == "loss" else study.accuracy).items()}
+        losses = {name: study.adaptation[name][..., k] for name in of}
+    else:
+        losses = dict(of) if quantity == "loss" else {}
+    scores = {name: t.double() for name, t in of.items() if t.ndim == 2}
     trivial = trivial_error(study, quantity)
     ranked = [name for name in scores if (study.diverged[name] < 0).all()]
-    gone = {name: int(flown_away(study, name)[..., k].sum()) for name in ranked}
+    gone = {name: int(flown_away(study, name, losses[name]).sum()) for name in ranked if name in losses}
     flown = {name: n for name, n in gone.items() if n}
     errors = {name: scores[name] if quantity == "loss" else 1 - scores[name] for name in ranked}
     errors = {name: e.nan_to_num(nan=float("inf"), posinf=float("inf")) for name, e in errors.items()}

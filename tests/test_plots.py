@@ -365,19 +365,51 @@ def losses(own, ours, theirs):
     return study
 
 
+def share(study, lead):
+    return f"{100 * lead / study.trivial_loss:.0f} % of what the trivial predictor loses"
+
+
 def test_the_sentence_compares_own_models_with_adapted_ones(own):
-    assert sentence(losses(own, 1.0, 4.0), clients="participating") == (
-        "On participating clients, Ditto (each with its own model) wins with a loss of 1 against 4 of fine-tuned "
-        "FedAvg (after 2 adaptation steps), 75 % lower; all 2 seeds agree."
+    given = losses(own, 1.0, 4.0)
+    assert sentence(given, clients="participating") == (
+        "On participating clients, Ditto (each with its own model) leads with a loss of 1 against 4 of fine-tuned "
+        f"FedAvg (after 2 adaptation steps), {share(given, 3)}; both seeds agree."
     )
     assert sentence(losses(own, 8.0, 4.0), k=1, clients="participating") == (
-        "On participating clients, fine-tuned FedAvg (after 1 adaptation step) wins with a loss of 4 against 8 of "
-        "Ditto (each with its own model), 50 % lower; all 2 seeds agree."
+        "On participating clients, fine-tuned FedAvg (after 1 adaptation step) leads with a loss of 4 against 8 of "
+        f"Ditto (each with its own model), {share(given, 4)}; both seeds agree."
     )
     assert sentence(losses(own, 10.0, 4.0), clients="participating").startswith(
-        "On participating clients after 2 adaptation steps, fine-tuned FedAvg wins with a loss of 4 against 9 of "
+        "On participating clients after 2 adaptation steps, fine-tuned FedAvg leads with a loss of 4 against 9 of "
     )
     assert sentence(own).startswith("On unseen clients after 2 adaptation steps, ")
+
+
+def after(study, **scores):
+    """The study in which the methods have these losses (seeds,) on unseen clients after the last step."""
+    adaptation = {
+        name: torch.as_tensor(loss, dtype=torch.float64)[:, None, None].expand(len(loss), 14, 3)
+        for name, loss in scores.items()
+    }
+    return dataclasses.replace(study, adaptation=study.adaptation | adaptation)
+
+
+def test_the_sentence_names_a_leader_only_where_there_is_one(own):
+    """Level beside what the trivial predictor loses, open where the seeds differ; whose servers differ is said."""
+    begin, unit = "On unseen clients after 2 adaptation steps,", own.trivial_loss
+    only = {name: own.adaptation[name] for name in ("FedAvg", "FedMAML")}
+    own = dataclasses.replace(own, adaptation=only)
+    level = sentence(after(own, FedAvg=[0.5, 0.5], FedMAML=[0.45, 0.45]))
+    assert level == f"{begin} FedMAML and fine-tuned FedAvg are level: a loss of 0.45 against 0.5."
+    open_ = sentence(after(own, FedAvg=[2 * unit, 1.0], FedMAML=[1.0, 1.1]))
+    assert open_.startswith(f"{begin} it is open: FedMAML has a loss of 1.1 against ")
+    assert "is ahead in 1 of 2 seeds." in open_
+    lead = sentence(after(own, FedAvg=[3.0, 3.0], FedMAML=[1.0, 1.0]))
+    assert lead.startswith(
+        f"{begin} FedMAML leads with a loss of 1 against 3 of fine-tuned FedAvg, {share(own, 2)}; both"
+    )
+    assert "Their servers differ, Adam(0.01) for FedMAML and the plain mean for FedAvg" in lead
+    assert "fine-tuned" not in sentence(after(own, FedAvg=[3.0, 3.0], FedMAML=[1.0, 1.0]), k=0)
 
 
 def test_all_methods_on_at_once_stay_readable(ax, own):

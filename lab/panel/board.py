@@ -12,7 +12,7 @@ import ipywidgets as widgets
 from fmlab.declare import Hyper
 from lab import plots
 from lab.panel.controls import Changed, Control, switch, valid
-from lab.panel.setting import METHODS, PRESETS, TASKS, Setting, declaration, default, recorded
+from lab.panel.setting import METHODS, PRESETS, SERVERS, TASKS, Setting, declaration, default, recorded
 from lab.panel.views import Viewpoint
 from lab.plots.style import Look
 
@@ -26,7 +26,7 @@ RANGES: dict[str, tuple[float, float]] = {  # what a slider spans, where its dec
 }
 GROUPS = {
     "clients": ("task", "heterogeneity", "shots", "clients_per_round"),
-    "learning": ("inner_steps", "inner_lr", "rounds", "seeds"),
+    "learning": ("inner_steps", "inner_lr", "rounds", "seeds", "server"),
     "methods": ("methods",),
     "view": ("k", "x", "quantity", "clients"),
 }
@@ -137,6 +137,7 @@ class Buttons:
 
 DROPDOWNS: dict[str, tuple[str, list[str], str]] = {
     "task": ("task", list(TASKS), "what the clients learn"),
+    "server": ("server", list(SERVERS), "what steps on the clients' mean: one optimiser for all, or each method's own"),
     "x": ("horizontal axis", list(plots.AXES), "learning curves against what"),
     "quantity": ("measure", list(plots.QUANTITIES), "accuracy: classification only"),
     "clients": (
@@ -166,6 +167,8 @@ def check(setting: Setting, viewpoint: Viewpoint) -> Setting:
             raise ValueError(f"methods = {setting.methods!r}: {name!r} is not one of {tuple(METHODS)}")
     if not setting.methods:
         raise ValueError(f"methods is empty; name at least one of {tuple(METHODS)}")
+    if setting.server not in SERVERS:
+        raise ValueError(f"server = {setting.server!r} is not one of {tuple(SERVERS)}")
     if setting.task not in TASKS:
         raise ValueError(f"task = {setting.task!r} is not one of {tuple(TASKS)}")
     found = {}

@@ -23,6 +23,10 @@ TASKS = {cls.__name__: cls for cls in fm.POPULATIONS if cls.__name__ in ("Sines"
 ALSO = {"local_steps": "inner_steps", "support": "shots"}
 
 
+# One optimiser for every method's server compares the methods; each with its own, the optimisers too.
+SERVERS = {"Adam for all": fm.Adam(), "each its own": None}
+
+
 @dataclass(frozen=True)
 class Setting:
     """``shots`` and ``inner_lr`` None: the population's own number, and the recorded step size."""
@@ -32,6 +36,7 @@ class Setting:
     shots: int | None = None
     clients_per_round: int = 25
     methods: tuple[str, ...] = ("FedAvg", "FedMAML")
+    server: str = "Adam for all"
     inner_steps: int = 3
     inner_lr: float | None = None
     rounds: int = 120
@@ -59,6 +64,8 @@ class Setting:
             "evaluations": min(self.evaluations, self.rounds),
             "dtype": torch.float32,  # about twice as fast as float64
         }
+        if SERVERS[self.server] is not None:
+            options["server"] = SERVERS[self.server]
         return methods, (population, self._given(population)), options
 
     def _given(self, cls: type) -> dict[str, Any]:
@@ -79,7 +86,7 @@ class Setting:
 
         methods, clients, options = self.call()
         lines = [f"        {written(*m)}," for m in methods]
-        chosen = ", ".join(f"{k}={v}" for k, v in options.items())
+        chosen = ", ".join(f"{k}={'fm.' * (k == 'server')}{v}" for k, v in options.items())
         return "\n".join(
             [
                 "import torch",

@@ -1,68 +1,82 @@
-"""A study in one sentence: who wins on which clients, by how much, and whether the seeds agree."""
+"""A study in one sentence: who leads on which clients, by how much, and whether the seeds agree (``fmlab.judge``)."""
 
 from __future__ import annotations
 
 from collections.abc import Container
 from typing import TYPE_CHECKING
 
+import fmlab as fm
+from fmlab.judgement import still_falling
 from fmlab.report import flown
 from lab.plots.whose import after_steps, one_each, own_models
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from fmlab.optimisers import Optimiser
     from fmlab.study import Study
 
 
 def sentence(study: Study, k: int | None = None, quantity: str = "loss", clients: str = "unseen") -> str:
-    """Who wins after k steps (None: all), or with clients' own models, by how much and in how many seeds, at the rounds
-    so far; diverged runs are named. No winner is named where the methods' means are equal to two digits."""
+    """Who leads after k steps (None: all), or with clients' own models, by how much and in how many seeds, at the
+    rounds so far; whether their servers differ, whether the curves still fall, and which runs diverged."""
     k = study.steps if k is None else k
-    each = {name: t.double().mean(-1) for name, t in one_each(study, k, quantity, clients).items()}  # (seeds,)
-    own = own_models(study, quantity, clients)
-    finite = {name: s for name, s in each.items() if s.isfinite().all()}
+    each = one_each(study, k, quantity, clients)
     when = "before adaptation" if k == 0 else f"after {k} adaptation step{'s' * (k > 1)}"
     done, planned = int(study.rounds[-1]), study.config["rounds"]
     progress = "" if done == planned else f" at round {done} of {planned}"
-    said = _verdict(finite, quantity, clients, f"{when}{progress}", own)
-    return " ".join(filter(None, [said, diverged(study, clients)]))
+    own = own_models(study, quantity, clients)
+    verdict = fm.judge(study, k, quantity, None if clients == "unseen" else each)
+    said = _verdict(verdict, quantity, clients, f"{when}{progress}", k, own)
+    parts = [said, *_beside(study, verdict, quantity), diverged(study, clients)]
+    return " ".join(filter(None, parts))
 
 
-def _verdict(finite: dict[str, Tensor], quantity: str, clients: str, when: str, own: Container[str]) -> str:
-    sign = 1.0 if quantity == "loss" else -1.0
-    if not finite:
+def _verdict(v: fm.Verdict, quantity: str, clients: str, when: str, k: int, own: Container[str]) -> str:
+    if v.outcome == "none":
         return f"No method has a finite loss on {clients} clients {when}."
-    order = sorted(finite, key=lambda name: sign * float(finite[name].mean()))
-    best = order[0]
-    against = "FedAvg" if best != "FedAvg" and "FedAvg" in finite else order[min(1, len(order) - 1)]
-    names = {best: called(best), against: called(against)}
+    names = {name: called(name, k) for name in (v.best, v.against)}
     begin = f"On {clients} clients {when},"
-    if best in own or against in own:  # whose number is which has to be said
+    if v.best in own or v.against in own:  # whose number is which has to be said
         begin = f"On {clients} clients,"
         names = {name: f"{said} ({'each with its own model' if name in own else when})" for name, said in names.items()}
-    if len(order) == 1:
-        return f"{begin} {names[best]} has {_said(finite[best].mean(), quantity)}."
-    ours, theirs = finite[best], finite[against]
-    values = f"{_said(ours.mean(), quantity)} against {_number(theirs.mean(), quantity)} of {called(against)}"
-    if _number(ours.mean(), quantity) == _number(theirs.mean(), quantity):
-        return f"{begin} {names[best]} and {names[against]} are level: {values}."
-    values = f"{_said(ours.mean(), quantity)} against {_number(theirs.mean(), quantity)} of {names[against]}"
-    wins, seeds = int((sign * ours < sign * theirs).sum()), len(ours)
-    if quantity == "loss":
-        by = f", {100 * float(1 - ours.mean() / theirs.mean()):.0f} % lower"
-    else:
-        by = f", {100 * float(ours.mean() - theirs.mean()):.0f} points more"
-    if seeds == 1:
-        agree = "; one seed only"
-    elif wins == seeds:
-        agree = f"; all {seeds} seeds agree"
-    else:
-        agree = f"; the seeds do not agree: it wins in {wins} of {seeds}"
-    return f"{begin} {names[best]} wins with {values}{by}{agree}."
+    ours, theirs = (_number(value, quantity) for value in (v.ours, v.theirs))
+    has = f"a {'median ' * v.median}loss of {ours}" if quantity == "loss" else f"{ours} correct"
+    if v.outcome == "alone":
+        return f"{begin} {names[v.best]} has {has}."
+    values = f"{has} against {theirs}"
+    if v.outcome == "level":
+        return f"{begin} {names[v.best]} and {names[v.against]} are level: {values}."
+    unit = "what the trivial predictor loses" if quantity == "loss" else "what the trivial predictor gets wrong"
+    lead = f"{100 * v.lead:.0f} % of {unit}"
+    if v.outcome == "open":
+        wins = f"{v.wins} of {v.seeds} seeds" if v.seeds > 1 else "the only seed"
+        begin = (
+            f"{begin} it is open: {names[v.best]} has {values} of {names[v.against]}, {lead}, and is ahead in {wins}"
+        )
+        return f"{begin}, but seeds or single clients decide." if v.wins == v.seeds else f"{begin}."
+    agree = {v.wins: f"in {v.wins} of {v.seeds} seeds", v.seeds: f"all {v.seeds} seeds agree"}[v.wins]
+    agree = "one seed only" if v.seeds == 1 else "both seeds agree" if (v.wins, v.seeds) == (2, 2) else agree
+    return f"{begin} {names[v.best]} leads with {values} of {names[v.against]}, {lead}; {agree}."
 
 
-def called(name: str) -> str:
-    return "fine-tuned FedAvg" if name == "FedAvg" else name
+def _beside(study: Study, v: fm.Verdict, quantity: str) -> list[str]:
+    """What else a reader has to know of a lead, or of the lack of one."""
+    said = []
+    servers = {name: study.setup.algorithms[name].server for name in (v.best, v.against) if name}
+    if v.outcome in ("lead", "open") and servers[v.best] != servers[v.against]:
+        steps = " and ".join(f"{_server(server)} for {name}" for name, server in servers.items())
+        said.append(f"Their servers differ, {steps}: a part of it is the optimiser's.")
+    if v.outcome == "open" and still_falling(study, v.best, quantity):
+        said.append("The curves still fall: more rounds would tell more.")
+    return said
+
+
+def _server(server: Optimiser) -> str:
+    plain = server == fm.SGD()
+    return "the plain mean" if plain else f"{type(server).__name__}({server.lr:g})"  # type: ignore[attr-defined]
+
+
+def called(name: str, k: int = 1) -> str:
+    return "fine-tuned FedAvg" if name == "FedAvg" and k else name
 
 
 def diverged(study: Study, clients: str = "unseen") -> str:
@@ -80,9 +94,5 @@ def diverged(study: Study, clients: str = "unseen") -> str:
     return " ".join(said)
 
 
-def _number(value: Tensor, quantity: str) -> str:
-    return f"{float(value):.2g}" if quantity == "loss" else f"{100 * float(value):.0f} %"
-
-
-def _said(value: Tensor, quantity: str) -> str:
-    return f"a loss of {_number(value, quantity)}" if quantity == "loss" else f"{_number(value, quantity)} correct"
+def _number(value: float, quantity: str) -> str:
+    return f"{value:.2g}" if quantity == "loss" else f"{100 * value:.0f} %"
