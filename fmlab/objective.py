@@ -63,6 +63,14 @@ class Objective(ABC):
             w = w - lr * grad(self, w, data)
             yield w
 
+    def pulled_path(self, w: Tensor, data: Examples, lr: StepSize, steps: int, pull: StepSize) -> Iterator[Tensor]:
+        """As ``path``, every step pulled back to the start:  u <- u - lr (grad f(u) + pull (u - w))  from u = w."""
+        u = w
+        yield u
+        for _ in range(steps):
+            u = self.descend(u, data, lr, 1, pull=pull, to=w)
+            yield u
+
     def meta_gradient(
         self, w: Tensor, support: Examples, query: Examples, lr: StepSize, steps: int, first_order: bool = False
     ) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fmlab.algorithms import Algorithm
-from fmlab.declare import lanes, spread, sweep_length
+from fmlab.declare import lanes, sweep_length
 from fmlab.engine import State, Store
 from fmlab.evaluation import Scores, evaluate, personal, updated
 from fmlab.setup import Setup
@@ -27,20 +27,17 @@ class Lane:
     def advance(self) -> None:
         self.state = next(self._states)
 
-    @property
-    def wide(self) -> Algorithm:
-        start = self.setup.start
-        return spread(self.algorithm, len(self.setup.config["seeds"]), start.dtype, start.device)
-
     def scores(self) -> Scores:
         setup = self.setup
-        return evaluate(self.wide, setup.objective, self.state.held, setup.unseen, setup.config["steps"])
+        return evaluate(
+            self.setup.spread(self.algorithm), setup.objective, self.state.held, setup.unseen, setup.config["steps"]
+        )
 
     def personal(self) -> Scores | None:
         setup = self.setup
         if type(self.algorithm).personal is Algorithm.personal:  # spares drawing the participating clients
             return None
-        own, held, kept = self.wide, self.state.held, self.store.kept or {}
+        own, held, kept = self.setup.spread(self.algorithm), self.state.held, self.store.kept or {}
         if own.updates_all():  # for the score alone: the store stays as it is, for a run that goes on
             seeds = setup.config["seeds"]
             kept = updated(own, setup.objective, held, kept, setup.training, seeds, self.state.round)

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from fmlab.algorithms import Algorithm
 from fmlab.data import Batch, Clients, Examples, stack
-from fmlab.declare import pick, step_sizes, sweep_length, sweeps
+from fmlab.declare import pick, spread, step_sizes, sweep_length, sweeps
 from fmlab.engine import Sampler, State, Store, rounds, work
 from fmlab.memory import check_memory
 from fmlab.models import Lifted
-from fmlab.objective import Empirical, Objective
+from fmlab.objective import Empirical, Objective, Scored
 from fmlab.optimisers import Optimiser
 from fmlab.populations import Population
 from fmlab.randomness import generator
@@ -100,6 +100,16 @@ class Setup:
     @cached_property
     def sampler(self) -> Sampler:
         return Sampler(self.training, self.config["seeds"], self.config["clients_per_round"])
+
+    @cached_property
+    def trivial(self) -> Scored | None:
+        """Loss and accuracy (S, N) on unseen clients of the predictor that learns nothing; None where there is none."""
+        with torch.no_grad():
+            return self.objective.trivial(*self.unseen.everyone())
+
+    def spread(self, algorithm: Algorithm) -> Algorithm:
+        """The algorithm with its sweeps spread over the runs, as rounds and scoring take it."""
+        return spread(algorithm, len(self.config["seeds"]), self.start.dtype, self.start.device)
 
     def run(self, algorithm: Algorithm, store: Store | None = None, state: State | None = None) -> Iterator[State]:
         """The rounds of one algorithm, without end; from ``state`` on, with the ``store`` as it was then."""
@@ -339,8 +349,13 @@ def _check_examples(where: str, e: Examples, bank: Tensor | None) -> None:
         raise ValueError(f"y of the {where} holds NaN or infinite numbers; clean the data first")
 
 
+def _first(setup: Setup) -> Tensor:
+    """The place of each seed's first client (S, 1)."""
+    return torch.zeros(len(setup.config["seeds"]), 1, dtype=torch.int64, device=setup.config["device"])
+
+
 def _check_fit(setup: Setup) -> None:
-    first = torch.zeros(len(setup.config["seeds"]), 1, dtype=torch.int64, device=setup.config["device"])
+    first = _first(setup)
     support, *_ = setup.training.take(first)
     try:
         loss = setup.objective(setup.start[:, None], support)
@@ -363,7 +378,7 @@ def _check_round(name: str, algorithm: Algorithm, setup: Setup) -> None:
     lifted = isinstance(setup.model, Lifted)  # its derivatives are tried too
     if not setup.config["transforms"] and not lifted:
         return
-    first = torch.zeros(len(setup.config["seeds"]), 1, dtype=torch.int64, device=setup.config["device"])
+    first = _first(setup)
     support, query, _ = (e.map(lambda t: t[:1]) for e in setup.training.take(first))
     batch = Batch(support, query, setup.config["seeds"][:1], ids=setup.training.called(first)[:1])
     try:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fmlab import archive
 from fmlab.data import Clients, Tree
-from fmlab.declare import lanes, pick, spread, step_sizes, sweep_length
+from fmlab.declare import lanes, pick, step_sizes, sweep_length
 from fmlab.engine import State
 from fmlab.evaluation import Scores, evaluate
 from fmlab.populations import Population
@@ -108,8 +108,7 @@ class Study:
         for name, algorithm in setup.algorithms.items():
             parts = []
             for one, state in zip(lanes(algorithm), self.states[name], strict=True):
-                wide = spread(one, len(setup.config["seeds"]), setup.start.dtype, setup.start.device)
-                parts.append(evaluate(wide, setup.objective, state.held, setup.participating, self.steps))
+                parts.append(evaluate(setup.spread(one), setup.objective, state.held, setup.participating, self.steps))
             hits = [p.accuracy for p in parts if p.accuracy is not None]
             scores[name] = Scores(torch.cat([p.loss for p in parts]), torch.cat(hits) if hits else None)
         return scores
@@ -135,8 +134,8 @@ class Study:
     @cached_property
     def trivial_loss(self) -> float | None:
         """Mean over unseen clients and seeds; without the local-only training that ``baselines`` takes time for."""
-        found = trivial(self.setup)
-        return float(found["trivial"][0].mean()) if found else None
+        found = self.setup.trivial
+        return None if found is None else float(found[0].mean())
 
     def find_baselines(self, between: Callable[[], object]) -> None:
         """Compute ``baselines`` now; ``between()`` is called every ten steps, and what it raises ends it."""
@@ -247,18 +246,11 @@ def load(folder: str | Path, *, classes: Sequence[type[Any]] = (), **given: Any)
 
 
 @torch.no_grad()
-def trivial(setup: Setup) -> dict[str, tuple[Tensor, Tensor | None]]:
-    """Loss and accuracy on unseen clients of the predictor that learns nothing, where the objective has one."""
-    found = setup.objective.trivial(*setup.unseen.everyone())
-    return {} if found is None else {"trivial": found}
-
-
-@torch.no_grad()
 def baselines(setup: Setup, between: Callable[[], object] = lambda: None) -> dict[str, tuple[Tensor, Tensor | None]]:
-    """``trivial``, and loss and accuracy on unseen clients of local-only training: LOCAL_STEPS gradient steps from a
-    fresh model on the support set, the step size validated."""
+    """Loss and accuracy on unseen clients of the trivial predictor, where there is one, and of local-only training:
+    LOCAL_STEPS gradient steps from a fresh model on the support set, the step size validated."""
     f = setup.objective
-    found = trivial(setup)
+    found = {} if setup.trivial is None else {"trivial": setup.trivial}
 
     def local(clients: Clients, lr: float) -> tuple[Tensor, Tensor | None]:
         support, query = clients.everyone()

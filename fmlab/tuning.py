@@ -25,8 +25,9 @@ from torch import Tensor
 from fmlab import cache
 from fmlab.algorithms import Algorithm
 from fmlab.data import Tree
-from fmlab.declare import Sweep, pick, spread, step_sizes, sweep_length, sweeps
+from fmlab.declare import Sweep, pick, step_sizes, sweep_length, sweeps
 from fmlab.evaluation import evaluate
+from fmlab.report import FLOWN
 from fmlab.setup import Setup
 
 GRID = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
@@ -115,10 +116,10 @@ def rank(loss: Tensor, useless: float) -> Tensor:
 
 
 def _useless(setup: Setup) -> float:
-    """Ten times the validation clients' mean loss of the fresh models."""
+    """FLOWN times the validation clients' mean loss of the fresh models."""
     fresh = setup.start[:, None].expand(-1, setup.validation.number, -1)
     ((loss, _),) = setup.objective.scores([fresh], setup.validation.everyone()[1])
-    return 10 * float(loss.mean())
+    return FLOWN * float(loss.mean())
 
 
 def _trained(algorithm: Algorithm, setup: Setup) -> Tree:
@@ -126,6 +127,5 @@ def _trained(algorithm: Algorithm, setup: Setup) -> Tree:
 
 
 def _validate(algorithm: Algorithm, setup: Setup, held: Tree, useless: float) -> list[float]:
-    wide = spread(algorithm, len(setup.config["seeds"]), setup.start.dtype, setup.start.device)
-    loss = evaluate(wide, setup.objective, held, setup.validation, setup.config["steps"]).loss
+    loss = evaluate(setup.spread(algorithm), setup.objective, held, setup.validation, setup.config["steps"]).loss
     return rank(loss[..., 1:].unflatten(0, (sweep_length(algorithm), -1)), useless).tolist()

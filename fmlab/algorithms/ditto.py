@@ -53,11 +53,7 @@ class Ditto(Algorithm):
         return kept["model"]
 
     def adapt(self, f: Objective, held: Tree, support: Examples, steps: int) -> Iterator[Tensor]:
-        w = u = held["model"]
-        yield u
-        for _ in range(steps):
-            u = f.descend(u, support, self.adapt_lr, 1, pull=self.lam, to=w)
-            yield u
+        return f.pulled_path(held["model"], support, self.adapt_lr, steps, self.lam)
 
     def evaluations(self) -> int:
         return 2 * self.local_steps

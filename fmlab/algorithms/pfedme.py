@@ -63,11 +63,7 @@ class PFedMe(Algorithm):
         return self.everyone
 
     def adapt(self, f: Objective, held: Tree, support: Examples, steps: int) -> Iterator[Tensor]:
-        w = theta = held["model"]
-        yield theta
-        for _ in range(steps):
-            theta = f.descend(theta, support, self.adapt_lr, 1, pull=self.lam, to=w)
-            yield theta
+        return f.pulled_path(held["model"], support, self.adapt_lr, steps, self.lam)
 
     def evaluations(self) -> int:
         return self.local_rounds * self.inner_steps
