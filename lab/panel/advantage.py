@@ -2,7 +2,8 @@
 
 The advantage is in per cent of the trivial predictor's loss: in per cent of the losses themselves it would be largest
 where all clients are alike and both losses small. A cell is its setting's study with one seed, computed in the
-background from the corners to the middles and remembered; it is the first rough answer when a slider comes by.
+background from the corners to the middles and remembered; where just these two methods are on, it is the first
+rough answer when a slider comes by.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 
 import fmlab as fm
 from lab import plots
-from lab.panel.setting import Setting
+from lab.panel.setting import PLAIN, Setting
 from lab.plots.style import Look
 
 H = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -27,7 +28,7 @@ Cell = tuple[float, int]  # heterogeneity, inner steps
 
 def pair(setting: Setting) -> tuple[str, str]:
     """FedAvg and the federated meta-learning method on show: FedMAML unless only others are on."""
-    others = [n for n in setting.methods if n not in ("FedAvg", "LocalOnly", "FedProx")]
+    others = [n for n in setting.methods if n not in ("FedAvg", PLAIN, "LocalOnly", "FedProx")]
     return "FedAvg", "FedMAML" if "FedMAML" in others or not others else others[0]
 
 
@@ -77,7 +78,10 @@ class AdvantageMap:
         names, here = pair(setting), (setting.heterogeneity, setting.inner_steps)
         title = f"{names[1]}'s gain" + (f", {self.unit}" if known else "")
         x = f"heterogeneity ({setting.rounds} rounds, 1 seed)"
-        plots.advantage_map(marks, H, K, percent, here=here, names=names, looks=looks, title=title, x=x)
+        alike = setting.work == "steps alike"
+        y = "inner steps" if alike else "inner steps; FedAvg at equal work"
+        rows = [f"{k}\nFedSGD" if alike and k == 1 else str(k) for k in K]  # FedAvg with one local step
+        plots.advantage_map(marks, H, K, percent, here=here, names=names, looks=looks, title=title, x=x, y=y, rows=rows)
 
     def _fits(self, setting: Setting) -> bool:
         return self.kind == cell(setting, 0.0, 1)

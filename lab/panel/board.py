@@ -12,7 +12,7 @@ import ipywidgets as widgets
 from fmlab.declare import Hyper
 from lab import plots
 from lab.panel.controls import Changed, Control, switch, valid
-from lab.panel.setting import METHODS, PRESETS, SERVERS, TASKS, Setting, declaration, default, recorded
+from lab.panel.setting import METHODS, PRESETS, SERVERS, TASKS, WORK, Setting, declaration, default, recorded
 from lab.panel.views import Viewpoint
 from lab.plots.style import Look
 
@@ -21,12 +21,12 @@ RANGES: dict[str, tuple[float, float]] = {  # what a slider spans, where its dec
     "inner_lr": (0.001, 1.0),
     "shots": (1, 20),
     "clients_per_round": (1, 100),
-    "rounds": (10, 500),
+    "rounds": (10, 1000),
     "seeds": (1, 8),
 }
 GROUPS = {
     "clients": ("task", "heterogeneity", "shots", "clients_per_round"),
-    "learning": ("inner_steps", "inner_lr", "rounds", "seeds", "server"),
+    "learning": ("inner_steps", "inner_lr", "rounds", "seeds", "server", "work"),
     "methods": ("methods",),
     "view": ("k", "x", "quantity", "clients"),
 }
@@ -138,6 +138,11 @@ class Buttons:
 DROPDOWNS: dict[str, tuple[str, list[str], str]] = {
     "task": ("task", list(TASKS), "what the clients learn"),
     "server": ("server", list(SERVERS), "what steps on the clients' mean: one optimiser for all, or each method's own"),
+    "work": (
+        "local steps",
+        list(WORK),
+        "of methods without inner steps: as many as cost a client the same, or as many as others have inner ones",
+    ),
     "x": ("horizontal axis", list(plots.AXES), "learning curves against what"),
     "quantity": ("measure", list(plots.QUANTITIES), "accuracy: classification only"),
     "clients": (
@@ -169,6 +174,8 @@ def check(setting: Setting, viewpoint: Viewpoint) -> Setting:
         raise ValueError(f"methods is empty; name at least one of {tuple(METHODS)}")
     if setting.server not in SERVERS:
         raise ValueError(f"server = {setting.server!r} is not one of {tuple(SERVERS)}")
+    if setting.work not in WORK:
+        raise ValueError(f"work = {setting.work!r} is not one of {WORK}")
     if setting.task not in TASKS:
         raise ValueError(f"task = {setting.task!r} is not one of {tuple(TASKS)}")
     found = {}

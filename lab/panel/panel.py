@@ -21,7 +21,7 @@ from lab.panel.board import Board, Buttons, check
 from lab.panel.css import STYLE
 from lab.panel.live import Live
 from lab.panel.session import Session
-from lab.panel.setting import METHODS, PRESETS, Setting
+from lab.panel.setting import METHODS, PLAIN, PRESETS, Setting
 from lab.panel.views import Viewpoint, Views
 from lab.panel.worker import Checkpoint
 from lab.plots import style
@@ -55,7 +55,7 @@ class Panel(Live):
         self._shown: Setting | None = None  # what the study on show answers
         self._ended = False  # whether it is the end of a run, where participating clients can be scored
         self._scored: fm.Study | None = None  # the last one whose participating clients were
-        looks = style.looks(METHODS)  # of every method, so that none changes when another is switched on or off
+        looks = _looks()  # of every method, so that none changes when another is switched on or off
         self.views = Views(views, looks)
         super().__init__(name, lambda theme: self.views.canvas(theme, options.get("size", "notebook")), **options)
         # Where every event is computed at once, as on Colab, only the slider's last place is.
@@ -318,7 +318,7 @@ class Panel(Live):
         base = self.session.known_baselines(setting, viewpoint.measure(study))
         self._paint(self.views.draws(study, setting, viewpoint, base, views, self._ended), calm)
         if views is None or say:
-            self._say(viewpoint.sentence(study, self._ended))
+            self._say(" ".join(filter(None, (viewpoint.sentence(study, self._ended), setting.says()))))
 
     def _score(self, study: fm.Study) -> None:
         """Participating clients, before a plot asks for them: plots are drawn one at a time."""
@@ -331,3 +331,9 @@ class Panel(Live):
         super()._failed(error)
         if self._study is not None:
             self._status.value = "the picture still shows the last setting that could be computed"
+
+
+def _looks() -> dict[str, style.Look]:
+    """One for every method; FedAvg with the plain mean is a thinner FedAvg."""
+    found = style.looks(name for name in METHODS if name != PLAIN)
+    return found | {PLAIN: dataclasses.replace(found["FedAvg"], width=1.1, dashes=(), marker=".")}

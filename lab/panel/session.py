@@ -1,7 +1,8 @@
 """Between a setting and its pictures: the studies that answer it, a rough one first. No widget, no thread of its own.
 
 Nothing that was computed is computed again while there is room for it: ``STUDIES`` and ``BASELINES`` are shared by all
-sessions of a kernel, and a cell of the map is the rough answer of the setting that it stands for.
+sessions of a kernel, and a cell of the map is the rough answer of the setting that it stands for, where just its two
+methods are on.
 """
 
 from __future__ import annotations

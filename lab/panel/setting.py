@@ -15,9 +15,13 @@ import torch
 
 import fmlab as fm
 from fmlab.declare import Hyper
+from fmlab.optimisers import Optimiser
 from fmlab.tuning import RECORDED
 
-METHODS = {cls.__name__: cls for cls in fm.ALGORITHMS}
+PLAIN = "FedAvg, plain mean"  # the original, whatever server the others have
+METHODS = {
+    name: cls for cls in fm.ALGORITHMS for name in ((cls.__name__, PLAIN) if cls is fm.FedAvg else (cls.__name__,))
+}
 TASKS = {cls.__name__: cls for cls in fm.POPULATIONS if cls.__name__ in ("Sines", "Digits", "Glyphs", "Omniglot")}
 # A control sets the field that a method or a population declares under the control's name, or under one of these.
 ALSO = {"local_steps": "inner_steps", "support": "shots"}
@@ -25,6 +29,8 @@ ALSO = {"local_steps": "inner_steps", "support": "shots"}
 
 # One optimiser for every method's server compares the methods; each with its own, the optimisers too.
 SERVERS = {"Adam for all": fm.Adam(), "each its own": None}
+# What the number of inner steps says of the local steps of methods that have no inner ones.
+WORK = ("equal work", "steps alike")
 
 
 @dataclass(frozen=True)
@@ -35,11 +41,12 @@ class Setting:
     heterogeneity: float = 1.0
     shots: int | None = None
     clients_per_round: int = 25
-    methods: tuple[str, ...] = ("FedAvg", "FedMAML")
+    methods: tuple[str, ...] = ("FedAvg", PLAIN, "FedMAML")
     server: str = "Adam for all"
+    work: str = "equal work"
     inner_steps: int = 3
     inner_lr: float | None = None
-    rounds: int = 120
+    rounds: int = 300
     seeds: int = 3
     steps: int = 5
     evaluations: int = 8
@@ -52,9 +59,12 @@ class Setting:
         """One seed: a cell of the map. All rounds, since after few of them the map shows who starts faster."""
         return dataclasses.replace(self, seeds=1, evaluations=2)
 
-    def call(self) -> tuple[list[tuple[type, dict[str, Any]]], tuple[type, dict[str, Any]], dict[str, Any]]:
-        """(algorithm class, its arguments) of each method, the population's, and the options of ``fm.compare``."""
-        methods = [(METHODS[name], self._given(METHODS[name])) for name in self.methods]
+    def call(self) -> tuple[dict[str, tuple[type, dict[str, Any]]], tuple[type, dict[str, Any]], dict[str, Any]]:
+        """Of each method its class and arguments, the population's, and the options of ``fm.compare``. FedAvg with the
+        plain mean is left out where FedAvg has no other server."""
+        methods = {name: (METHODS[name], self._method(name)) for name in self.methods}
+        if methods.get(PLAIN) == methods.get("FedAvg"):
+            methods.pop(PLAIN, None)
         population = TASKS[self.task]
         options = {
             "rounds": self.rounds,
@@ -64,9 +74,32 @@ class Setting:
             "evaluations": min(self.evaluations, self.rounds),
             "dtype": torch.float32,  # about twice as fast as float64
         }
-        if SERVERS[self.server] is not None:
-            options["server"] = SERVERS[self.server]
         return methods, (population, self._given(population)), options
+
+    def _method(self, name: str) -> dict[str, Any]:
+        cls, server = METHODS[name], None if name == PLAIN else SERVERS[self.server]
+        given = self._given(cls)
+        if self.work == "equal work" and reached(cls, "inner_steps") and "inner_steps" not in given:
+            given["local_steps"] = self.local_steps(cls)
+        has_server = "server" in {f.name for f in dataclasses.fields(cls)}
+        return given | ({"server": server} if has_server and server is not None else {})
+
+    def local_steps(self, cls: type) -> int:
+        """Of a method without inner steps as many local steps as make a round cost a client what FedMAML's costs it, in
+        gradients of examples: its inner steps see the support set, twice more for the way back through each, and its
+        last gradient the query set, a local step sees both. The larger number where two are as near."""
+        population = TASKS[self.task](**self._given(TASKS[self.task]))
+        support, query = (getattr(population, reached(type(population), "shots").name), population.query)
+        budget = (3 * self.inner_steps * support + query) / (support + query)
+        tried = range(3 * self.inner_steps + 1, 0, -1)
+        return min(tried, key=lambda n: abs(cls(local_steps=n).evaluations() - budget))
+
+    def says(self) -> str:
+        """In words, what a client does in a round, where FedAvg and FedMAML take other numbers of steps."""
+        if not {"FedAvg", "FedMAML"} <= {*self.methods} or self.work == "steps alike":
+            return ""
+        inner = f"{self.inner_steps} inner step{'s' * (self.inner_steps > 1)}"
+        return f"FedAvg takes {self.local_steps(fm.FedAvg)} local steps, for a client the work of {inner} of FedMAML."
 
     def _given(self, cls: type) -> dict[str, Any]:
         """The arguments that this setting has for a class; what is None there stays at the class's own."""
@@ -76,28 +109,30 @@ class Setting:
     def stream(self, on_round: Any = None) -> Iterator[fm.Study]:
         """The study of this setting at every evaluation."""
         methods, (population, clients), options = self.call()
-        return fm.stream([cls(**given) for cls, given in methods], population(**clients), on_round=on_round, **options)
+        algorithms = {name: cls(**given) for name, (cls, given) in methods.items()}
+        return fm.stream(algorithms, population(**clients), on_round=on_round, **options)
 
     def code(self) -> str:
         """A cell that computes the same study."""
 
+        def value(v: Any) -> str:
+            return f"fm.{type(v).__name__}()" if isinstance(v, Optimiser) else repr(v)  # SERVERS has them as they come
+
         def written(cls: type, given: dict[str, Any]) -> str:
-            return f"fm.{cls.__name__}({', '.join(f'{k}={v!r}' for k, v in given.items())})"
+            return f"fm.{cls.__name__}({', '.join(f'{k}={value(v)}' for k, v in given.items())})"
 
         methods, clients, options = self.call()
-        lines = [f"        {written(*m)}," for m in methods]
-        chosen = ", ".join(f"{k}={'fm.' * (k == 'server')}{v}" for k, v in options.items())
         return "\n".join(
             [
                 "import torch",
                 "import fmlab as fm",
                 "",
                 "study = fm.compare(",
-                "    [",
-                *lines,
-                "    ],",
+                "    {",
+                *(f"        {name!r}: {written(*m)}," for name, m in methods.items()),
+                "    },",
                 f"    {written(*clients)},",
-                f"    {chosen},",
+                f"    {', '.join(f'{k}={v}' for k, v in options.items())},",
                 ")",
                 "print(study.table())",
             ]
@@ -153,7 +188,7 @@ def recorded(field: str, task: str) -> float | None:
 
 def ready(task: str) -> tuple[str, ...]:
     """The methods whose step sizes are recorded for the task."""
-    return tuple(name for name in METHODS if name in RECORDED.get(task, {}))
+    return tuple(name for name in METHODS if METHODS[name].__name__ in RECORDED.get(task, {}))
 
 
 PRESETS: dict[str, dict[str, Any]] = {

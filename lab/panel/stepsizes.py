@@ -13,7 +13,7 @@ from fmlab.declare import step_sizes
 from fmlab.setup import prepare
 from fmlab.tuning import RECORDED, Searched
 from fmlab.tuning import recorded as filled
-from lab.panel.setting import Setting
+from lab.panel.setting import METHODS, Setting
 
 KNOWN: set[tuple[type, type]] = set()  # searched on this machine, as far as this kernel has looked
 
@@ -26,11 +26,12 @@ def missing(setting: Setting) -> list[str]:
 def search(setting: Setting, method: str) -> dict[str, float]:
     """The step sizes of one method on the setting's task, searched where they were not, and kept for later."""
     # The panel says what was searched; the warning would go to a log. This one alone: filters are the whole kernel's.
-    message = re.escape(f"no step size is recorded for {method} on {setting.task};")
+    message = re.escape(f"no step size is recorded for {METHODS[method].__name__} on {setting.task};")
     warnings.filterwarnings("ignore", message, Searched)
     one = dataclasses.replace(setting, methods=(method,), rounds=1, seeds=1)
-    ((cls, given),), (population, clients), options = one.call()
-    (algorithm,) = filled(prepare([cls(**given)], population(**clients), **options)).algorithms.values()
+    methods, (population, clients), options = one.call()
+    algorithms = {name: cls(**given) for name, (cls, given) in methods.items()}
+    (algorithm,) = filled(prepare(algorithms, population(**clients), **options)).algorithms.values()
     return {field: getattr(algorithm, field) for field in step_sizes(algorithm)}
 
 
@@ -45,10 +46,11 @@ def search_all(setting: Setting, say: Callable[[str], None], check: Callable[[],
 
 
 def _missing(setting: Setting, name: str) -> bool:
-    ((cls, given),), (population, _), _ = dataclasses.replace(setting, methods=(name,)).call()
+    methods, (population, _), _ = dataclasses.replace(setting, methods=(name,)).call()
+    cls, given = methods[name]
     algorithm = cls(**given)
     needed = {field for field in step_sizes(algorithm) if getattr(algorithm, field) is None}
-    if needed <= RECORDED.get(setting.task, {}).get(name, {}).keys() or (population, cls) in KNOWN:
+    if needed <= RECORDED.get(setting.task, {}).get(cls.__name__, {}).keys() or (population, cls) in KNOWN:
         return False
     kept = cache.get(cache.key(population, cls))
     if kept is None or set(kept) != set(step_sizes(algorithm)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -25,9 +25,12 @@ def advantage_map(
     looks: Mapping[str, Look] | None = None,
     title: str = "",
     x: str = "heterogeneity",
+    y: str = "inner steps",
+    rows: Sequence[str] = (),
 ) -> Marks:
     """The map: ``percent`` (inner steps, heterogeneity) is the `advantage` of the second method over the first, NaN
-    where not computed yet; its colour is the winner's. ``here`` marks the current setting, also between the cells."""
+    where not computed yet; its colour is the winner's. ``here`` marks the current setting, also between the cells;
+    ``rows`` are the names of the rows where their numbers do not say enough."""
     h, steps, values = (np.asarray(a, dtype=np.float64) for a in (heterogeneity, inner_steps, percent))
     m = Marks.on(ax)
     looks = looks or style.looks(names)
@@ -51,9 +54,9 @@ def advantage_map(
         m.frame(
             title=title or f"The map: {names[1]} against {names[0]} fine-tuned",
             x=x,
-            y="inner steps",
+            y=y,
             xlim=(-0.5, len(h) - 0.5),
             ylim=(-0.5, len(steps) - 0.5),
-            ticks=(h.tolist(), steps.tolist()),
+            ticks=(h.tolist(), list(rows) or steps.tolist()),
         )
     return m

@@ -138,7 +138,7 @@ class Marks:
         ylim: tuple[float, float],
         legend: Sequence[tuple[str, dict[str, Any]]] = (),
         over: bool = False,
-        ticks: tuple[Sequence[float], Sequence[float]] | None = None,
+        ticks: tuple[Sequence[float | str], Sequence[float | str]] | None = None,
         bare: bool = False,
     ) -> None:
         """Labels, limits and legend (text, keyword arguments of a line); only touched where they changed. The legend
@@ -151,8 +151,9 @@ class Marks:
             return
         self.framed, self._ylim = now, ylim
         if ticks is not None:
-            self.ax.set_xticks(range(len(ticks[0])), [f"{v:g}" for v in ticks[0]])
-            self.ax.set_yticks(range(len(ticks[1])), [f"{v:g}" for v in ticks[1]])
+            across, up = ([v if isinstance(v, str) else f"{v:g}" for v in side] for side in ticks)
+            self.ax.set_xticks(range(len(across)), across)
+            self.ax.set_yticks(range(len(up)), up)
             self.ax.grid(False)
         (self.ax.set_axis_off if bare else self.ax.set_axis_on)()
         self.ax.set_aspect("equal" if bare else "auto", anchor="NW")

@@ -49,6 +49,7 @@ class Look:
     dark: str
     dashes: tuple[float, ...]
     marker: str | tuple[int, int, int]
+    width: float = 2.2
 
     def color(self, theme: Theme = LIGHT) -> str:
         return self.dark if theme.dark else self.light
@@ -56,7 +57,7 @@ class Look:
     def line(self, theme: Theme = LIGHT) -> dict[str, Any]:
         """Keyword arguments for ``ax.plot``."""
         style = (0, self.dashes) if self.dashes else "solid"
-        return {"color": self.color(theme), "linestyle": style, "linewidth": 2.2 * theme.scale}
+        return {"color": self.color(theme), "linestyle": style, "linewidth": self.width * theme.scale}
 
     def marked(self, theme: Theme = LIGHT) -> dict[str, Any]:
         """The same with a marker at every point."""

@@ -11,7 +11,7 @@ import fmlab as fm
 import lab
 from lab.panel import advantage
 from lab.panel.board import GROUPS, RANGES, check
-from lab.panel.setting import METHODS, PRESETS, Setting, declaration, recorded
+from lab.panel.setting import METHODS, PLAIN, PRESETS, WORK, Setting, declaration, recorded
 from lab.panel.views import Viewpoint
 
 EVERY = [field for fields in GROUPS.values() for field in fields]
@@ -28,7 +28,7 @@ def test_each_panel_of_a_lesson_and_the_playground(small):
         panel = getattr(lab, name)(synchronous=True, **small)
         assert panel.views.names == expected
         assert repr(panel) == f"<fmlab panel: {name.replace('_', ' ')}>"
-        assert panel.study.names == ["FedAvg", "FedMAML"]
+        assert panel.study.names == ["FedAvg", PLAIN, "FedMAML"]
         assert panel.sentence in panel._summary.value
         panel.close()
 
@@ -105,13 +105,51 @@ def test_the_code_reproduces_the_study(make):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_slider_inner_steps_reaches_every_method(method):
-    ((cls, given),), _, _ = Setting(methods=(method,), inner_steps=4).call()
+    ((cls, given),) = Setting(methods=(method,), inner_steps=4, work="steps alike").call()[0].values()
     assert cls(**given) == METHODS[method](**given)
     assert 4 in given.values()
 
 
+@pytest.mark.parametrize("task", ["Sines", "Digits"])
+@pytest.mark.parametrize("inner_steps", [1, 2, 3, 5, 10])
+def test_equal_work_is_counted_in_gradients_of_examples(task, inner_steps):
+    """By hand: FedMAML takes K gradients on the support set, K Hessian products there (two each), one on the query set;
+    the rest is off by half of its own smallest step at most."""
+    setting = Setting(task=task, shots=4, inner_steps=inner_steps, methods=tuple(METHODS))
+    methods, (population, clients), _ = setting.call()
+    made = population(**clients)
+    support, query = (made.support, made.query) if task == "Sines" else (made.shots, made.query)
+    wanted = 3 * inner_steps * support + query
+    for name, (cls, given) in methods.items():
+        algorithm = cls(**given)
+        if "inner_steps" in given or "local_steps" not in given:
+            continue
+        one_more = dataclasses.replace(algorithm, local_steps=algorithm.local_steps + 1)
+        step = (one_more.evaluations() - algorithm.evaluations()) * (support + query)
+        spent = algorithm.evaluations() * (support + query)
+        assert abs(spent - wanted) <= step / 2 or (algorithm.local_steps == 1 and spent > wanted), name
+    assert Setting(inner_steps=3).call()[0]["FedAvg"][1]["local_steps"] == 5
+
+
+def test_the_plain_mean_stands_beside_other_servers_only():
+    methods = Setting().call()[0]
+    assert methods[PLAIN] == (fm.FedAvg, {"local_steps": 5})
+    assert methods["FedAvg"] == (fm.FedAvg, {"local_steps": 5, "server": fm.Adam()})
+    assert list(Setting(server="each its own").call()[0]) == ["FedAvg", "FedMAML"]
+
+
+def test_the_maps_first_row_is_fedsgd_where_it_is(make, small_map):
+    rows = {}
+    for work in WORK:
+        panel = make(views=("map",), work=work)
+        axes = panel._canvas._marks["map"].ax
+        rows[work] = [t.get_text() for t in axes.get_yticklabels()], axes.get_ylabel()
+    assert rows["steps alike"] == (["1\nFedSGD", "2"], "inner steps")
+    assert rows["equal work"] == (["1", "2"], "inner steps; FedAvg at equal work")
+
+
 def test_a_method_switched_off_costs_nothing(make, monkeypatch):
-    panel = make()
+    panel = make(methods=("FedAvg", "FedMAML"))
     met = []
     local = fm.FedMAML.local
     monkeypatch.setattr(fm.FedMAML, "local", lambda self, *a: met.append(1) or local(self, *a))

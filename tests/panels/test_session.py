@@ -60,7 +60,9 @@ def test_it_needs_no_widgets():
 def test_the_full_answer_is_what_compare_gives_and_is_remembered(ours, monkeypatch):
     study = ours.full(EIGHT)
     methods, (population, clients), options = EIGHT.call()
-    assert equal(study, fm.compare([cls(**given) for cls, given in methods], population(**clients), **options))
+    assert equal(
+        study, fm.compare({n: cls(**given) for n, (cls, given) in methods.items()}, population(**clients), **options)
+    )
     monkeypatch.setattr(fm, "stream", None)  # nothing is computed again
     assert ours.known(EIGHT) is study
     assert ours.known(dataclasses.replace(EIGHT, heterogeneity=0.5)) is None

@@ -90,7 +90,7 @@ def test_the_map_stands_there_before_its_first_cell(make, monkeypatch):
 
 
 def test_the_map_fills_in_the_background_and_serves_the_slider(make, small_map):
-    panel = make(synchronous=False, views=("map",))
+    panel = make(synchronous=False, views=("map",), methods=("FedAvg", "FedMAML"))
     panel.wait(LIMIT, background=True)
     assert len(panel.views.map.percent) == len(advantage.H) * len(advantage.K)
     cell = advantage.cell(panel.setting, 0.5, 2)

@@ -32,7 +32,7 @@ def test_looking_needs_no_training(make, monkeypatch, slider, press):
 
 def test_the_sentence_is_the_pictures_text(make):
     panel = make()
-    assert panel._canvas.image.tooltip == panel.sentence == sentence(panel.study)
+    assert panel._canvas.image.tooltip == panel.sentence == f"{sentence(panel.study)} {panel.setting.says()}"
     assert panel.sentence
 
 
