@@ -2,7 +2,7 @@
 
 python tools/start.py lab|app [notebook] [options for JupyterLab or Voila]
 
-python tools/start.py app playground
+python tools/start.py app playground --room=12
 """
 
 import os
@@ -77,7 +77,7 @@ def command(kind, args):
     if without_display():
         options.append("--no-browser")
     if kind == "app":
-        return [sys.executable, "-m", "voila", notebook, *options, *args]
+        return [sys.executable, str(ROOT / "tools" / "app.py"), notebook, *options, *args]
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         options.append("--allow-root")  # containers; JupyterLab would refuse to start
     options += [f"--ServerApp.root_dir={ROOT}", f"--LabApp.default_url=/lab/tree/{notebook}"]

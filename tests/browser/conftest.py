@@ -122,7 +122,7 @@ class Servers:
                 (folder / "kernels-settings.jupyterlab-settings").write_text(text)
             port = free_port()
             options = [
-                "jupyterlab", "--no-browser", "--allow-root", f"--port={port}",
+                "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}",
                 "--ServerApp.port_retries=0", "--IdentityProvider.token=test",
                 f"--ServerApp.root_dir={home / 'notebooks'}",
                 # Lets a test run commands of the application instead of clicking through menus.
@@ -137,7 +137,7 @@ class Servers:
         if name not in self.running:
             home = self.home(f"voila-{Path(name).stem}")
             port = free_port()
-            options = ["voila", str(home / "notebooks" / name), "--no-browser", f"--port={port}"]
+            options = [str(ROOT / "tools" / "app.py"), str(home / "notebooks" / name), "--no-browser", f"--port={port}"]
             # Not the page itself, which would start a kernel; any answer will do.
             self.start(home, options, f"http://127.0.0.1:{port}/voila/static/none")
             self.running[name] = f"http://127.0.0.1:{port}"
@@ -162,7 +162,7 @@ class Servers:
         environ = {k: v for k, v in os.environ.items() if k != "MPLBACKEND"} | places
         with (home / "log").open("w") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", *options],
+                [sys.executable, *options],
                 env=environ, cwd=home, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 start_new_session=True,
             )  # fmt: skip
@@ -170,7 +170,7 @@ class Servers:
         deadline = time.monotonic() + 180
         while not answers(probe):
             if process.poll() is not None or time.monotonic() > deadline:
-                pytest.fail(f"{options[0]} did not start:\n{(home / 'log').read_text()[-2000:]}")
+                pytest.fail(f"{options} did not start:\n{(home / 'log').read_text()[-2000:]}")
             time.sleep(0.2)
 
     def stop(self):
