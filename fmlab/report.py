@@ -31,6 +31,15 @@ def hurt(loss: Tensor) -> Tensor:
     return ~(loss[..., -1] <= loss[..., 0]) | ~loss[..., -1].isfinite()
 
 
+def worst_tenth(score: Tensor, accuracy: bool) -> Tensor:
+    """The mean of the worst tenth of the clients, at least one: scores (seeds, clients) -> (seeds,). Losses are worst
+    where they are large or not a number, accuracies where they are small."""
+    n = max(1, score.shape[-1] // 10)
+    if accuracy:
+        return score.sort(-1).values[..., :n].mean(-1)
+    return score.nan_to_num(nan=torch.inf, posinf=torch.inf).sort(-1, descending=True).values[..., :n].mean(-1)
+
+
 def table(study: Study) -> str:
     accuracy = bool(study.accuracy)
     scores, scale, digits = (study.accuracy, 100, 1) if accuracy else (study.adaptation, 1, 2)
@@ -38,7 +47,14 @@ def table(study: Study) -> str:
     what = "accuracy in %" if accuracy else "query loss"
     n_seeds = len(study.setup.config["seeds"])
     rows = [
-        ["method", *(f"after {k} step{'s' * (k != 1)}" for k in steps), "hurt", "MB", "gradients"],
+        [
+            "method",
+            *(f"after {k} step{'s' * (k != 1)}" for k in steps),
+            "worst tenth",
+            "hurt (by loss)" if accuracy else "hurt",
+            "MB",
+            "gradients",
+        ],
     ]
     any_away = False
     for _, label, score, loss, away, diverged, sent, spent, _ in _rows(study, scores):
@@ -53,10 +69,13 @@ def table(study: Study) -> str:
             any_away = True
             label += f" [flew away: {int(lost.any(1).sum())} of {len(lost)} clients]"
         share = f"{100 * hurt(loss[well]).to(torch.float64).mean():.0f} %" if well.any() else "-"
-        rows.append([label, *cells, share, f"{sent / 1e6:.1f}", f"{spent:.0f}"])
+        tenth = _number(worst_tenth(score[well][..., -1], accuracy).mean() * scale, digits) if well.any() else "-"
+        rows.append([label, *cells, tenth, share, f"{sent / 1e6:.1f}", f"{spent:.0f}"])
     for name, value in (study.baseline_accuracy if accuracy else study.baselines).items():
         median = not accuracy and not bool(value.isfinite().all())
-        rows.append([name, *([""] * (len(steps) - 1)), _spread(value * scale, digits, median), "", "", ""])
+        tenth = _number(worst_tenth(value, accuracy).mean() * scale, digits)
+        called = f"{name} ({study.local_steps} steps)" if name == "local only" else name
+        rows.append([called, *([""] * (len(steps) - 1)), _spread(value * scale, digits, median), tenth, "", "", ""])
     widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
     lines = [
         "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True)))

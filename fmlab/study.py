@@ -143,6 +143,11 @@ class Study:
             self.__dict__["_baselines"] = baselines(self.setup, between)
 
     @property
+    def local_steps(self) -> int:
+        """The gradient steps that "local only" takes."""
+        return LOCAL_STEPS
+
+    @property
     def baselines(self) -> ByMethod:
         """(seeds, unseen clients) query loss of the "trivial" predictor and of training "local only"."""
         return {name: loss for name, (loss, _) in self._baselines.items()}
@@ -192,8 +197,9 @@ class Study:
 
     def table(self) -> str:
         """One row a method: loss or accuracy before and after adaptation on unseen clients, mean +- standard deviation
-        over seeds; share of clients that adaptation hurts; megabytes and gradient evaluations of one run. Below, where
-        methods have such, what participating clients' own models score."""
+        over seeds; the mean of the worst tenth of the clients; share of clients that adaptation hurts, by their loss;
+        megabytes and gradient evaluations of one run. Below, where methods have such, what participating clients' own
+        models score."""
         return table(self)
 
     def to_dataframe(self) -> pandas.DataFrame:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import fmlab as fm
-from fmlab.report import hurt
+from fmlab.report import hurt, worst_tenth
 from fmlab.setup import prepare
 
 SMALL = {"n_clients": 5, "n_validation": 2, "n_unseen": 3}
@@ -72,3 +72,17 @@ def test_any_study(data, hidden, lifted):
 def test_hurt_is_whoever_has_not_at_least_what_it_had(losses):
     kept = [math.isfinite(last) and last <= first for first, _, last in losses]
     assert hurt(torch.tensor(losses)).tolist() == [not k for k in kept]
+
+
+@given(st.lists(st.floats(-5, 5), min_size=1, max_size=45), st.randoms(use_true_random=False))
+def test_the_worst_tenth_is_that_of_a_sorted_list(scores, random):
+    tenth = max(1, len(scores) // 10)
+    shuffled = random.sample(scores, len(scores))
+    for accuracy in (False, True):
+        wanted = sum(sorted(scores, reverse=not accuracy)[:tenth]) / tenth
+        found = worst_tenth(torch.tensor([scores, shuffled], dtype=torch.float64), accuracy)
+        assert found.tolist() == pytest.approx([wanted, wanted])
+
+
+def test_who_flew_away_is_among_the_worst_tenth():
+    assert worst_tenth(torch.tensor([[0.0] * 19 + [float("nan")]]), accuracy=False).isinf().all()
