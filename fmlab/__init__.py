@@ -20,6 +20,8 @@ from fmlab.optimisers import Yogi as Yogi
 from fmlab.populations import *  # noqa: F403
 from fmlab.populations import POPULATIONS as POPULATIONS
 from fmlab.populations import Population as Population
+from fmlab.populations.collection import DataError as DataError
+from fmlab.populations.collection import Decided as Decided
 from fmlab.study import Study as Study
 from fmlab.study import load as load
 
