@@ -11,6 +11,7 @@ from fmlab.gradients import meta_grad as meta_grad
 from fmlab.interrupt import interrupted as interrupted
 from fmlab.judgement import Verdict as Verdict
 from fmlab.judgement import judge as judge
+from fmlab.learner import FederatedMetaLearner as FederatedMetaLearner
 from fmlab.models import MLP as MLP
 from fmlab.models import lift as lift
 from fmlab.models import softmax as softmax
