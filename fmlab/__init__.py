@@ -11,6 +11,7 @@ from fmlab.gradients import meta_grad as meta_grad
 from fmlab.interrupt import interrupted as interrupted
 from fmlab.judgement import Verdict as Verdict
 from fmlab.judgement import judge as judge
+from fmlab.learner import FederatedMetaLearner as FederatedMetaLearner
 from fmlab.models import MLP as MLP
 from fmlab.models import lift as lift
 from fmlab.models import softmax as softmax
@@ -20,6 +21,8 @@ from fmlab.optimisers import Yogi as Yogi
 from fmlab.populations import *  # noqa: F403
 from fmlab.populations import POPULATIONS as POPULATIONS
 from fmlab.populations import Population as Population
+from fmlab.populations.collection import DataError as DataError
+from fmlab.populations.collection import Decided as Decided
 from fmlab.study import Study as Study
 from fmlab.study import load as load
 

@@ -8,7 +8,7 @@ one before it is removed. So there is a complete study in the folder at any mome
 
 Nothing in the files is run, and no module they name is imported. A class stands there by module and qualified name;
 fmlab's are known, the reader's own must be named by the reader. What JSON cannot hold (functions, lifted modules) is
-left out and noted, and the reader supplies it.
+left out and noted, and the reader supplies it. So are the clients' own data: their sha256 stands in their place.
 
 A study is read only where the copy agrees with ``config.json``, and every tensor has the name, shape and dtype that
 follow from the setting, by the headers, before any is read; without compression a small file cannot hold much.
@@ -40,7 +40,8 @@ from fmlab.algorithms import ALGORITHMS
 from fmlab.declare import Sweep
 from fmlab.models import MLP
 from fmlab.optimisers import OPTIMISERS
-from fmlab.populations import POPULATIONS, Omniglot
+from fmlab.populations import NEED_DATA, POPULATIONS, Omniglot
+from fmlab.populations.collection import Collection, Rows
 from fmlab.populations.omniglot_files import OmniglotError
 from fmlab.populations.quadratics import Point
 
@@ -74,7 +75,7 @@ def name_of(kind: type[Any]) -> str:
     return f"{kind.__module__}:{kind.__qualname__}"
 
 
-KINDS: tuple[type[Any], ...] = (*ALGORITHMS, *POPULATIONS, Omniglot, *OPTIMISERS, MLP, Point)
+KINDS: tuple[type[Any], ...] = (*ALGORITHMS, *POPULATIONS, *NEED_DATA, *OPTIMISERS, MLP, Point)
 CLASSES = {name_of(kind): kind for kind in KINDS}
 
 
@@ -115,7 +116,7 @@ def write(folder: str | Path, config: dict[str, Any], methods: Iterable[str], te
         raise
     _flush_folder(folder)
     _tidy(folder, before, arrays.name)
-    return [name for name, value in written.items() if "missing" in _tags(value)]
+    return [name for name, value in written.items() if "missing" in _tags(value) or _data(value)]
 
 
 def _flush(f: IO[bytes]) -> None:
@@ -188,6 +189,8 @@ def encode(value: Any) -> Any:
         return {"device": str(value)}
     if isinstance(value, Path):
         return {"path": str(value)}
+    if isinstance(value, Rows):
+        return {"sha256": value.sha256, "examples": len(value.y), "clients": len(value.names)}
     if is_dataclass(value) and not isinstance(value, type) and CLASSES.get(name_of(kind), kind) is kind:
         return {
             "class": name_of(kind),
@@ -277,6 +280,12 @@ class Reader:
             wanted = ", ".join(f"{n}=..." for n in absent)
             what = ", ".join(f"{n} ({v})" for n, v in absent.items())
             raise self.error("config.json", f"JSON does not hold {what}; give it: fm.load(folder, {wanted})")
+        for name, data in ((n, d) for n, v in left.items() for d in _data(v)):
+            raise self.error(
+                "config.json",
+                f"the {data.get('examples')} examples of {data.get('clients')} {name} are not saved with a study; make "
+                f"the population of the same data and give it: fm.load(folder, {name}=...)",
+            )
         names = sorted({n for v in left.values() for n in _classes(v)})
         known = {n: c for n in names if (c := _find(n, own)) is not None}
         if strange := [n for n in names if n not in known]:
@@ -437,6 +446,11 @@ def _classes(value: Any) -> Iterator[str]:
     return (str(v["class"]) for v in _inside(value) if "class" in v and "fields" in v)
 
 
+def _data(value: Any) -> list[dict[str, Any]]:
+    """What stands in the place of data."""
+    return [v for v in _inside(value) if "sha256" in v and "examples" in v]
+
+
 def _placeless(value: Any) -> Any:
     """Without where Omniglot's files stand."""
     if isinstance(value, dict) and value.get("class") == name_of(Omniglot):
@@ -484,6 +498,8 @@ def _made(kind: type[Any], given: Any, known: dict[str, type[Any]], where: str) 
     names = [f.name for f in fields(kind) if f.init] if is_dataclass(kind) else []
     if not isinstance(given, dict) or set(given) != set(names):
         raise ValueError(f"{where}: {kind.__qualname__} has the fields {names}, and the file {sorted(given)}")
+    if issubclass(kind, Collection):  # a file makes nobody read another
+        raise ValueError(f"{where}: data are not saved with a study; give {where}: fm.load(folder, {where}=...)")
     values = {name: decode(v, known, f"{where}.{name}") for name, v in given.items()}
     if kind is Omniglot:
         values["download"] = False  # a file does not make anybody download

@@ -118,8 +118,10 @@ class Clients:
     """All clients of one split, for S seeds: axes (S, N, n, ...).
 
     ``bank``: where x would be large (images), ``support.x`` and ``query.x`` hold row numbers of ``bank`` (rows, ...)
-    and a client's pixels are gathered only when it takes part. ``ids``: who the clients are, which their minibatches
-    depend on; None: their places, 0, 1, ....
+    and a client's pixels are gathered only when it takes part. ``standard``: the mean and the spread of the bank's
+    columns for each seed, (S, 2, d...); what is gathered is then (x - mean) / spread, and 0 where x is NaN, a missing
+    value. The bank keeps its dtype: a column far from zero would lose its digits before the mean is taken off.
+    ``ids``: who the clients are, which their minibatches depend on; None: their places, 0, 1, ....
     """
 
     support: Examples
@@ -127,6 +129,7 @@ class Clients:
     sizes: Tensor  # (S, N) how many examples the client holds; weights of the mean "by size"
     bank: Tensor | None = None
     ids: Tensor | None = None  # (S, N) int64
+    standard: Tensor | None = None
 
     @property
     def number(self) -> int:
@@ -136,9 +139,12 @@ class Clients:
         def move(t: Tensor) -> Tensor:
             return t.to(device, dtype) if t.dtype.is_floating_point else t.to(device)
 
-        bank = None if self.bank is None else move(self.bank)
-        ids = None if self.ids is None else self.ids.to(device)
-        return Clients(self.support.map(move), self.query.map(move), move(self.sizes), bank, ids)
+        def stay(t: Tensor | None) -> Tensor | None:
+            return None if t is None else t.to(device)
+
+        bank = stay(self.bank) if self.bank is None or self.standard is not None else move(self.bank)
+        examples = self.support.map(move), self.query.map(move), move(self.sizes)
+        return Clients(*examples, bank, stay(self.ids), stay(self.standard))
 
     def called(self, places: Tensor) -> Tensor:
         """The ids (S, C) of the clients at these places (S, C)."""
@@ -177,19 +183,34 @@ class Clients:
     def _look_up(self, x: Tensor) -> Tensor:
         if self.bank is None:
             return x
-        return self.bank.index_select(0, x.flatten()).view(*x.shape, *self.bank.shape[1:])
+        found = self.bank.index_select(0, x.flatten()).view(*x.shape, *self.bank.shape[1:])
+        if self.standard is None:
+            return found
+        mean, spread = self.standard[:, :, None, None].unbind(1)
+        scaled = found.sub_(mean).div_(spread).nan_to_num_(0.0, torch.inf, -torch.inf)  # in place: it may be large
+        return scaled.to(self.support.weight.dtype)
 
 
 def stack(clients: list[Clients]) -> Clients:
-    """One seed each -> all seeds; they share the first one's bank."""
+    """One seed each -> all seeds, padded to the longest; they share the first one's bank."""
+
+    def side_by_side(name: str) -> Tensor | None:
+        parts = [t for c in clients if (t := getattr(c, name)) is not None]
+        return torch.cat(parts) if parts else None
 
     def pile(parts: list[Examples]) -> Examples:
-        return Examples(*(torch.cat(ts) for ts in zip(*parts, strict=True)))
+        longest = max(e.weight.shape[2] for e in parts)
+        return Examples(*(torch.cat([padded(t, longest) for t in ts]) for ts in zip(*parts, strict=True)))
+
+    def padded(t: Tensor, longest: int) -> Tensor:
+        short = longest - t.shape[2]
+        return torch.cat([t, t.new_zeros(*t.shape[:2], short, *t.shape[3:])], 2) if short else t
 
     return Clients(
         pile([c.support for c in clients]),
         pile([c.query for c in clients]),
         torch.cat([c.sizes for c in clients]),
         clients[0].bank,
-        None if clients[0].ids is None else torch.cat([c.ids for c in clients if c.ids is not None]),
+        side_by_side("ids"),
+        side_by_side("standard"),
     )

@@ -88,5 +88,8 @@ def updated(
 
 
 def _chunks(clients: Clients, size: int) -> Iterator[Tensor]:
-    """Clients by their places, as many at once as have room when each needs ``size`` numbers."""
-    return iter(torch.arange(clients.number, device=clients.sizes.device).split(max(1, CHUNK // size)))
+    """Clients by their places, as many at once as have room when each needs ``size`` numbers beside its examples, which
+    are looked up, passed through a layer and back."""
+    x, shape = clients.support.x, (clients.support.x if clients.bank is None else clients.bank[None, None]).shape[3:]
+    each = size + 4 * (x.shape[2] + clients.query.x.shape[2]) * shape.numel()
+    return iter(torch.arange(clients.number, device=clients.sizes.device).split(max(1, CHUNK // each)))

@@ -138,7 +138,7 @@ class Setup:
             _check_clients(split, clients, self.population)
         drawn = stack(parts)
         for part in ("support", "query"):
-            _check_examples(f"{split} clients' {part} set", getattr(drawn, part), drawn.bank)
+            _check_examples(f"{split} clients' {part} set", getattr(drawn, part), drawn)
         for name, s, q in zip("xy", drawn.support, drawn.query, strict=False):
             if s.shape[3:] != q.shape[3:]:
                 raise ValueError(
@@ -326,7 +326,7 @@ def _check_clients(split: str, clients: Any, population: Population) -> None:
         )
 
 
-def _check_examples(where: str, e: Examples, bank: Tensor | None) -> None:
+def _check_examples(where: str, e: Examples, clients: Clients) -> None:
     if not e.weight.dtype.is_floating_point:
         raise ValueError(
             f"weight of the {where} has dtype {e.weight.dtype}; it holds numbers that sum to one for each client: "
@@ -342,8 +342,9 @@ def _check_examples(where: str, e: Examples, bank: Tensor | None) -> None:
             f"weights of the {where} go down to {float(e.weight.min()):g} and sum to {float(total.min()):g} .. "
             f"{float(total.max()):g} a client; they are >= 0 and sum to one: fmlab.data.examples makes equal ones"
         )
-    x = e.x if bank is None else bank
-    if x.dtype.is_floating_point and not x.isfinite().all():
+    x = e.x if clients.bank is None else clients.bank
+    missing = clients.standard is not None  # NaN is a missing value there
+    if x.dtype.is_floating_point and (x.isinf() if missing else ~x.isfinite()).any():
         raise ValueError(f"x of the {where} holds NaN or infinite numbers; clean the data first")
     if e.y.dtype.is_floating_point and not e.y.isfinite().all():
         raise ValueError(f"y of the {where} holds NaN or infinite numbers; clean the data first")

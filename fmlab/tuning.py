@@ -55,7 +55,7 @@ def recorded(setup: Setup) -> Setup:
 
 def _coarse(algorithm: Algorithm, setup: Setup) -> dict[str, float]:
     """Step sizes for the algorithm at its default settings, at heterogeneity 1 where there is such a thing."""
-    known = cache.key(type(setup.population), type(algorithm))
+    known = cache.key(type(setup.population), type(algorithm)) + setup.population.fingerprint()
     found = cache.get(known)
     if found is None or set(found) != set(step_sizes(algorithm)):
         population: Any = setup.population

@@ -6,6 +6,8 @@ Step sizes are given here, so that no recorded search is needed; populations are
 import math
 from dataclasses import fields, replace
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -29,6 +31,32 @@ VARIANTS = [
     fm.FedAvg(batch_size=2),
 ]
 FLAG = (False, True)
+
+
+def drawn(clients, rows=(10, 30)):
+    """A client's name, inputs and a number to predict, example by example. Sizes and, in part, slopes differ."""
+    rng = np.random.default_rng(0)
+    for i in range(clients):
+        slope = 1 + rng.normal(size=3) / 2
+        for x in rng.normal(size=(rng.integers(*rows), 3)):
+            yield f"c{i}", x, x @ slope + i / clients
+
+
+def OwnNumbers(**counts):
+    """A table with numbers and a category as inputs, and a number to predict."""
+    rows = [(c, *x, "ab"[i % 2], y) for i, (c, x, y) in enumerate(drawn(12))]
+    frame = pd.DataFrame(rows, columns=["client", "a", "b", "c", "kind", "y"])
+    return fm.Table(frame, client="client", target="y", **counts)
+
+
+def OwnClasses(**counts):
+    """Datasets of torch, with classes to predict."""
+    rows = list(drawn(12))
+    own = {c: [(torch.tensor(x), int(y > 0.5)) for d, x, y in rows if c == d] for c, _, _ in rows}
+    return fm.Datasets(own, **counts)
+
+
+EVERYONE = (*fm.POPULATIONS, OwnNumbers, OwnClasses)
 ALGORITHMS = [*(a() for a in fm.ALGORITHMS), *VARIANTS]
 MADE = [*ALGORITHMS, *(p() for p in fm.POPULATIONS), fm.FedAvg(lr=fm.sweep(0.1, 0.2), server=fm.Yogi())]
 
@@ -38,7 +66,7 @@ def _filled(algorithm):
 
 
 def name(value):
-    return value.__name__ if isinstance(value, type) else repr(value)
+    return value.__name__ if hasattr(value, "__name__") else repr(value)
 
 
 def refused(population, algorithm):
@@ -50,7 +78,7 @@ def refused(population, algorithm):
         return str(reason)
 
 
-PAIRS = [(p, a) for p in fm.POPULATIONS for a in map(_filled, ALGORITHMS) if refused(p, a) is None]
+PAIRS = [(p, a) for p in EVERYONE for a in map(_filled, ALGORITHMS) if refused(p, a) is None]
 everywhere = pytest.mark.parametrize(
     ("setup", "algorithm"), PAIRS, indirect=["setup"], ids=[f"{name(p)}-{name(a)}" for p, a in PAIRS]
 )

@@ -1,13 +1,19 @@
 """Who the clients are, one file each. Add yours to ``POPULATIONS`` and the contract tests see it."""
 
 from fmlab.populations.base import Population
+from fmlab.populations.datasets import Datasets
 from fmlab.populations.digits import Digits
 from fmlab.populations.glyphs import Glyphs
-from fmlab.populations.omniglot import Omniglot  # needs files, so it is not in POPULATIONS
+from fmlab.populations.leaf import Leaf
+from fmlab.populations.omniglot import Omniglot as Omniglot
 from fmlab.populations.quadratics import Quadratics
 from fmlab.populations.sines import Sines
 from fmlab.populations.synthetic import Synthetic
+from fmlab.populations.table import Table
 
+# Those that need no data from elsewhere.
 POPULATIONS: tuple[type[Population], ...] = (Sines, Quadratics, Synthetic, Digits, Glyphs)
 
-__all__ = ["POPULATIONS", "Omniglot", "Population", *(p.__name__ for p in POPULATIONS)]
+NEED_DATA: tuple[type[Population], ...] = (Omniglot, Table, Leaf, Datasets)
+
+__all__ = ["POPULATIONS", "Population", *(p.__name__ for p in (*POPULATIONS, *NEED_DATA))]

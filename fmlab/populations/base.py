@@ -12,10 +12,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from fmlab.data import Clients
 from fmlab.declare import Declared, hyper
 from fmlab.models import Model
 from fmlab.objective import Objective
+from fmlab.populations.difference import Difference, of_labels, of_numbers
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,23 @@ class Population(Declared, ABC):
     @abstractmethod
     def objective(self, model: Model | None) -> Objective:
         """The loss of every client."""
+
+    def difference(self, seed: int = 0, split: str = "training") -> Difference:
+        """How unlike the clients of a split are, in [0, 1], and what is measured: by default the labels or targets of
+        their support and query sets, see ``fmlab.populations.difference``."""
+        y, client = self._targets(split, seed)
+        return of_numbers(y, client) if y.dtype.is_floating_point else of_labels(y, client)
+
+    def _targets(self, split: str, seed: int) -> tuple[Tensor, Tensor]:
+        """What all examples of a split are to be predicted as, and whose they are (n,)."""
+        clients = self.draw(split, seed)
+        who = torch.arange(clients.number)[:, None]
+        parts = [(e.y[0], who.expand(e.weight.shape[1:]), e.weight[0] > 0) for e in (clients.support, clients.query)]
+        return torch.cat([y[real] for y, _, real in parts]), torch.cat([c[real] for _, c, real in parts])
+
+    def fingerprint(self) -> str:
+        """What else than its class tells the data apart, for what is kept about it; "" where there is nothing."""
+        return ""
 
     def count(self, split: str) -> int:
         """How many clients the split has."""

@@ -33,6 +33,7 @@ from fmlab.losses import CrossEntropy
 from fmlab.models import Model
 from fmlab.objective import Empirical
 from fmlab.populations.base import Population
+from fmlab.populations.difference import LABELS, Difference, of_labels
 from fmlab.randomness import uniform
 
 
@@ -96,6 +97,14 @@ class FewShot(Population):
             support, query = self._pick(others, self.test, split, split, seed)
         sizes = support.weight.new_full((1, len(classes)), self.ways * (self.shots + self.query))
         return Clients(support, query, sizes, bank.images)
+
+    def difference(self, seed: int = 0, split: str = "training") -> Difference:
+        """Of the pairs (class, label) that a client's examples have: labels alone may be alike, and name other classes.
+        Styles are not looked at."""
+        what = LABELS.replace("label shares", "shares of (class, label)").replace("labels'", "pairs'")
+        labels, client = self._targets(split, seed)
+        classes, _ = self.tasks(split, seed)
+        return of_labels(classes[client, labels] * self.ways + labels, client, what)
 
     def tasks(self, split: str, seed: int) -> tuple[Tensor, Tensor]:
         """Every client's classes, label by label, and the style they are drawn in: two (N, ways)."""

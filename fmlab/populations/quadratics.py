@@ -28,6 +28,7 @@ from fmlab.losses import mean
 from fmlab.models import Model
 from fmlab.objective import Objective
 from fmlab.populations.base import Population
+from fmlab.populations.difference import Difference
 from fmlab.randomness import normal, uniform
 
 
@@ -74,6 +75,16 @@ class Quadratics(Population):
         s = math.sqrt(2 / d) * uniform((n, d, d), -1.0, 1.0, "curvatures", seed, who)
         values, vectors = torch.linalg.eigh(s.tril() + s.tril(-1).mT)
         return m, (vectors * (self.heterogeneity * values).exp()[:, None]) @ vectors.mT
+
+    def difference(self, seed: int = 0, split: str = "training") -> Difference:
+        """1 - |mean g_i|^2 / mean |g_i|^2 of the clients' gradients g_i(w), both in the mean over fresh models w. It is
+        1 - 1 / B^2 with the dissimilarity B of Li et al. 2018 (1812.06127, definition 3). Without noise."""
+        m, a = self.losses(split, seed)
+        pull = (a @ m[..., None])[..., 0]  # g_i = A_i w - pull_i, and w uniform in [-3, 3]: E w w' = 3 I
+        whole = 3 * a.square().sum((1, 2)).mean() + pull.square().sum(1).mean()
+        common = 3 * a.mean(0).square().sum() + pull.mean(0).square().sum()
+        what = "share of the clients' squared gradients that their mean does not have, over fresh models"
+        return Difference(max(1 - float(common / whole), 0.0), what)
 
     def draw(self, split: str, seed: int) -> Clients:
         m, curvature = self.losses(split, seed)

@@ -21,6 +21,7 @@ from fmlab.losses import SquaredError
 from fmlab.models import MLP, Model
 from fmlab.objective import Empirical
 from fmlab.populations.base import Population
+from fmlab.populations.difference import Difference
 from fmlab.randomness import normal, uniform
 
 
@@ -41,6 +42,20 @@ class Sines(Population):
         amplitude = 2.55 + self.heterogeneity * 4.9 * (u[:, :1] - 0.5)
         phase = math.pi / 2 + self.heterogeneity * math.pi * (u[:, 1:] - 0.5)
         return amplitude, phase
+
+    def difference(self, seed: int = 0, split: str = "training") -> Difference:
+        """The share of the curves' variance, over clients and points, that is between clients at the same point:
+        E_x Var_i f_i(x) / Var f. Exact for these clients, without noise; f_i = a_i sin x + b_i cos x."""
+        amplitude, phase = self.curves(split, seed)
+        a, b = amplitude * phase.cos(), -amplitude * phase.sin()
+        shared = math.sin(10) / 10  # E sin^2 x = (1 - shared) / 2 and E cos^2 x = (1 + shared) / 2 on [-5, 5]
+
+        def power(of_a: Tensor, of_b: Tensor) -> float:
+            return float(of_a * (1 - shared) + of_b * (1 + shared)) / 2
+
+        whole = power(a.square().mean(), b.square().mean()) - float(b.mean() * math.sin(5) / 5) ** 2
+        between = power(a.var(correction=0), b.var(correction=0))
+        return Difference(between / whole, "share of the curves' variance that is between clients at the same point")
 
     def draw(self, split: str, seed: int) -> Clients:
         amplitude, phase = self.curves(split, seed)
