@@ -52,7 +52,8 @@ def compare(
         algorithms: a list (keys are the class names) or a dict that names them; fields may be ``fm.sweep(...)``.
         clients: the population.
         rounds: communication rounds, >= 1.
-        seeds: how many (0, 1, ...), or the seeds themselves; each draws its own clients and initial model.
+        seeds: how many (0, 1, ...), or the seeds themselves; each draws its own clients and initial model; at
+            most 10,000.
         clients_per_round: clients that take part in a round, at most ``clients.n_clients``.
         steps: adaptation steps on the support set of an unseen client, >= 1.
         evaluations: how often the learning curves are taken, evenly over the rounds (and once before training), or

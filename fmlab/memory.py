@@ -22,10 +22,7 @@ SMALL = 2**28  # bytes that are not worth a look
 
 
 def check_memory(config: dict[str, Any]) -> None:
-    """Raises ValueError where the parts of a comparison that stay in memory are larger than the machine's.
-
-    ``config["seeds"]`` may be any sequence, also one too long to write down.
-    """
+    """Raises ValueError where the parts of a comparison that stay in memory are larger than the machine's."""
     seeds: Sequence[int] = config["seeds"]
     rough = len(seeds) * (config["clients"].n_clients + config["clients"].n_unseen)
     if rough < 20_000 and config["clients_per_round"] * len(seeds) < 20_000:  # spares drawing a few
@@ -50,7 +47,7 @@ def physical() -> float:
 
 
 def _said(seeds: Sequence[int]) -> str:
-    return str(len(seeds)) if isinstance(seeds, range) or len(seeds) > 5 else repr(seeds)
+    return str(len(seeds)) if len(seeds) > 5 else repr(seeds)
 
 
 def _parts(config: dict[str, Any], seeds: Sequence[int]) -> dict[str, float]:

@@ -39,6 +39,7 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
+MOST_SEEDS = 10_000
 MISFITS = (RuntimeError, IndexError, TypeError, ValueError, AssertionError)  # what a forward pass may raise
 
 
@@ -205,10 +206,7 @@ def prepare(algorithms: Iterable[Algorithm] | Mapping[str, Algorithm], clients: 
     if config["dtype"] not in (torch.float32, torch.float64):
         raise ValueError(f"dtype = {config['dtype']!r} is neither torch.float32 nor torch.float64")
     config["device"] = _device(config["device"])
-    seeds = config["seeds"]
-    if _whole(seeds):  # before as many numbers stand in memory
-        check_memory(config | {"seeds": range(seeds)})
-    config["seeds"] = _seeds(seeds)
+    config["seeds"] = _seeds(config["seeds"])
     check_memory(config)
     setup = Setup(config)
     _check_fit(setup)
@@ -296,10 +294,13 @@ def _named(algorithms: Iterable[Algorithm] | Mapping[str, Algorithm]) -> dict[st
 
 
 def _seeds(seeds: Any) -> tuple[int, ...]:
-    if isinstance(seeds, int) and not isinstance(seeds, bool):
-        seeds = range(seeds)
-    if isinstance(seeds, (str, bytes)) or not isinstance(seeds, Sequence):
+    whole = isinstance(seeds, int) and not isinstance(seeds, bool)
+    if not whole and (isinstance(seeds, (str, bytes)) or not isinstance(seeds, Sequence)):
         raise TypeError(f"seeds = {seeds!r} is neither a number of seeds nor a list of whole numbers")
+    if (number := seeds if whole else len(seeds)) > MOST_SEEDS:  # before as many numbers stand in memory
+        raise ValueError(f"seeds: {number} is outside [1, {MOST_SEEDS}]; give fewer runs, 3 or 10 show the spread")
+    if whole:
+        seeds = range(seeds)
     if not seeds or len(set(seeds)) < len(seeds) or not all(type(s) is int for s in seeds):
         raise ValueError(f"seeds = {seeds!r} needs one or more different whole numbers, for example 3 or [0, 1, 2]")
     return tuple(seeds)

@@ -143,7 +143,12 @@ UNFUSED = "ignore:There is a performance drop.*_scaled_dot_product_flash_attenti
         ({"algorithms": "FedAvg"}, r"algorithms = 'FedAvg' is no list of algorithms.*\[fm\.FedAvg\(\)\]"),
         ({"algorithms": fm.FedAvg}, "is no list of algorithms"),
         ({"algorithms": 3}, "algorithms = 3 is no list"),
-        ({"seeds": 10**9}, r"at least .* GB of memory, and the machine has .*seeds = 1000000000"),
+        ({"seeds": 10**9}, r"seeds: 1000000000 is outside \[1, 10000\]"),
+        ({"seeds": range(10**12)}, r"seeds: 1000000000000 is outside \[1, 10000\]"),
+        (
+            {"seeds": 10_000, "clients": fm.Sines(n_clients=10**5)},
+            r"at least .* GB of memory, and the machine has .*seeds = 10000",
+        ),
         (
             {"seeds": 100, "clients": fm.Sines(n_clients=10**6, n_unseen=10**5)},
             "training clients .*n_clients = 1000000",

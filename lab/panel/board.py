@@ -99,9 +99,9 @@ class Board:
     def _dropdown(self, field: str, setting: Setting) -> widgets.Dropdown:
         label, options, hint = DROPDOWNS[field]
         value = _shown(field, setting, Viewpoint())
-        box = widgets.Dropdown(options=options, value=value, description=label, tooltip=f"{label}: {hint}")
-        box.style = {"description_width": "112px"}
-        box.layout = widgets.Layout(width="auto")
+        # Style and layout at once: one that is replaced stays in the kernel.
+        look = {"style": {"description_width": "112px"}, "layout": widgets.Layout(width="auto")}
+        box = widgets.Dropdown(options=options, value=value, description=label, tooltip=f"{label}: {hint}", **look)
         box.add_class(f"fmlab-{field}")
         box.observe(lambda change: None if self._quiet else self._changed(field, change["new"]), "value")
         self.boxes[field] = box
@@ -119,12 +119,15 @@ class Buttons:
         self, wanted: Sequence[str], calls: Mapping[str, Callable[[], None]], preset: Callable[[str], None]
     ) -> None:
         self.row: list[widgets.Widget] = []
-        self.presets = widgets.Dropdown(options=["preset ...", *PRESETS], tooltip=f"preset: {BUTTONS['preset']}")
-        self.presets.layout = widgets.Layout(width="190px")
-        self.presets.add_class("fmlab-preset")
-        self.presets.observe(lambda change: preset(change["new"]) if change["new"] in PRESETS else None, "value")
-        self.link = widgets.HTML()  # where the saved picture can be fetched
+        self.presets: widgets.Dropdown | None = None
         if "preset" in wanted:
+            self.presets = widgets.Dropdown(
+                options=["preset ...", *PRESETS],
+                tooltip=f"preset: {BUTTONS['preset']}",
+                layout=widgets.Layout(width="190px"),
+            )
+            self.presets.add_class("fmlab-preset")
+            self.presets.observe(lambda change: preset(change["new"]) if change["new"] in PRESETS else None, "value")
             self.row.append(self.presets)
         for label in (name for name in calls if name in wanted):
             button = widgets.Button(description=label, tooltip=BUTTONS[label], layout=widgets.Layout(width="auto"))
@@ -132,7 +135,13 @@ class Buttons:
             button.on_click(lambda _, call=calls[label]: call())
             self.row.append(button)
         if "save picture" in wanted:
+            self.link = widgets.HTML()  # where the saved picture can be fetched
             self.row.append(self.link)
+
+    def forget_preset(self) -> None:
+        """The menu of presets, where there is one, names none."""
+        if self.presets is not None:
+            self.presets.value = "preset ..."
 
 
 DROPDOWNS: dict[str, tuple[str, list[str], str]] = {

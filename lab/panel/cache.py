@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
+from contextlib import suppress
 from functools import partial
 from types import BuiltinMethodType, FunctionType, MethodType, ModuleType
 from typing import Any, Generic, TypeVar
@@ -12,6 +15,7 @@ from typing import Any, Generic, TypeVar
 from torch import Tensor
 
 V = TypeVar("V")
+MUCH = 16e6  # bytes; less is soon used again
 LEAVES = (str, bytes, int, float, type, ModuleType, FunctionType, MethodType)
 
 
@@ -39,6 +43,13 @@ def storages(thing: Any) -> dict[int, int]:
         else:
             todo += getattr(now, "__dict__", {}).values()
     return found
+
+
+def give_back() -> None:
+    """Memory that was freed goes back to the system, where the C library (glibc) would keep it for later."""
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 class LRU(Generic[V]):
@@ -80,11 +91,15 @@ class LRU(Generic[V]):
         with self._lock:
             self._values.clear()
             self._weights.clear()
+        give_back()
 
     def _use(self, key: Hashable, value: V) -> None:
         self._values[key] = value
         self._values.move_to_end(key)
         self._weights[key] = self._parts(value)
+        before = self.weight
         while len(self._values) > 1 and (len(self._values) > self.size or self.weight > self.room):
-            oldest, _ = self._values.popitem(last=False)
+            oldest = self._values.popitem(last=False)[0]
             del self._weights[oldest]
+        if before - self.weight > MUCH:
+            give_back()

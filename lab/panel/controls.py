@@ -49,18 +49,18 @@ class Control:
         common = {"description": words(field), "tooltip": tooltip, "readout": False, "continuous_update": True}
         layout = widgets.Layout(width="auto", flex="1 1 auto", min_width="150px")
         style = {"description_width": "112px"}
+        beside = {"tooltip": tooltip, "layout": widgets.Layout(width="76px", flex="0 0 76px")}
         shown = low if value is None else value
         if h.whole:
             self.slider: Any = widgets.IntSlider(shown, int(low), int(high), 1, layout=layout, style=style, **common)
-            self.box: Any = widgets.IntText(shown, tooltip=tooltip, continuous_update=False)
+            self.box: Any = widgets.IntText(shown, continuous_update=False, **beside)
         elif h.log:
             ends = {"min": math.log10(low), "max": math.log10(high), "step": 0.05}
             self.slider = widgets.FloatLogSlider(shown, base=10, layout=layout, style=style, **ends, **common)
-            self.box = widgets.FloatText(shown, tooltip=tooltip, continuous_update=False)
+            self.box = widgets.FloatText(shown, continuous_update=False, **beside)
         else:
             self.slider = widgets.FloatSlider(shown, min=low, max=high, step=0.05, layout=layout, style=style, **common)
-            self.box = widgets.FloatText(shown, tooltip=tooltip, continuous_update=False, step=0.05)
-        self.box.layout = widgets.Layout(width="76px", flex="0 0 76px")
+            self.box = widgets.FloatText(shown, continuous_update=False, step=0.05, **beside)
         self.slider.observe(self._slid, "value")
         self.box.observe(self._typed, "value")
         self.message = widgets.HTML(layout=widgets.Layout(display="none"))
@@ -69,8 +69,10 @@ class Control:
         self.recorded: Any = None
         if h.optional:
             hint = f"{words(field)}: the value found by the recorded search on validation clients"
-            self.recorded = widgets.Checkbox(value is None, description="recorded", tooltip=hint, indent=False)
-            self.recorded.layout = widgets.Layout(width="max-content", flex="0 0 auto")
+            small = widgets.Layout(width="max-content", flex="0 0 auto")
+            self.recorded = widgets.Checkbox(
+                value is None, description="recorded", tooltip=hint, indent=False, layout=small
+            )
             self.recorded.observe(self._switched, "value")
             row.append(self.recorded)
         self.row = widgets.HBox(row, layout=widgets.Layout(width="100%", align_items="center"))
@@ -169,8 +171,8 @@ def switch(name: str, look: Look, on: bool, tooltip: str, changed: Callable[[str
         f'stroke="{look.light}" stroke-width="3" stroke-dasharray="{dashes}"/></svg>',
         layout=widgets.Layout(width="38px", flex="0 0 38px"),
     )
-    box = widgets.Checkbox(on, description=name, tooltip=tooltip, indent=False)
-    box.layout = widgets.Layout(width="auto", flex="1 1 auto", min_width="96px")
+    wide = widgets.Layout(width="auto", flex="1 1 auto", min_width="96px")
+    box = widgets.Checkbox(on, description=name, tooltip=tooltip, indent=False, layout=wide)
     box.observe(lambda change: changed(name, change["new"]), "value")
     row = widgets.HBox([sample, box], layout=widgets.Layout(align_items="center", flex="0 0 158px"))
     row.add_class(f"fmlab-method-{name}")

@@ -11,6 +11,7 @@ from typing import Any
 
 import ipywidgets as widgets
 
+from lab.panel import cells
 from lab.panel.canvas import Canvas, Draw
 from lab.panel.worker import Worker
 from lab.panel.worker import synchronous as chosen_synchronous
@@ -48,6 +49,7 @@ class Live(widgets.VBox):
         self._summary.add_class("fmlab-summary")
         self._error.add_class("fmlab-error")
         super().__init__()
+        cells.take(self)
         for css in ("fmlab-panel", f"fmlab-{size}", f"fmlab-{theme}"):
             self.add_class(css)
 
@@ -67,15 +69,20 @@ class Live(widgets.VBox):
         Path(path).write_bytes(self._canvas.png())
 
     def close(self) -> None:
-        """End the worker and take the panel off the page."""
+        """End the worker and take the panel off the page, with all that it is made of."""
         if hasattr(self, "_worker"):  # not yet, where a wrong argument ended __init__
             self._worker.close()
+        cells.leave(self)
+        if self.comm is not None:
+            for part in [*cells.parts(self)][1:]:
+                part.close()
         super().close()
 
     def __repr__(self) -> str:
         return f"<fmlab panel: {self.name}>"
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+        cells.take(self)
         with suppress(Exception):  # the panel says it itself
             self._worker.wait(None if self._sync else 3.0)
         bundle = super()._repr_mimebundle_(**kwargs) or {}

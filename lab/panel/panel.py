@@ -69,17 +69,16 @@ class Panel(Live):
             "save picture": self._save_picture,
         }
         self.buttons = Buttons(buttons, {label: self._guarded(call) for label, call in calls.items()}, self._preset)
-        self._status = widgets.HTML()
-        self._status.add_class("fmlab-status")
         # So wide that beside many buttons it has a line of its own, whatever it says: the picture must not move.
-        self._status.layout = widgets.Layout(flex="1 1 560px")
+        self._status = widgets.HTML(layout=widgets.Layout(flex="1 1 560px"))
+        self._status.add_class("fmlab-status")
         self._note = widgets.HTML(layout=widgets.Layout(display="none"))
         self._note.add_class("fmlab-note")
         self._searched: dict[tuple[str, str], dict[str, float]] = {}  # task, method -> step sizes
         self._code = widgets.Textarea(layout=widgets.Layout(display="none", width="100%", height="240px"))
         self._code.add_class("fmlab-code")
-        row = widgets.HBox([*self.buttons.row, self._status])
-        row.layout = widgets.Layout(flex_flow="row wrap", align_items="center")
+        wrapped = widgets.Layout(flex_flow="row wrap", align_items="center")
+        row = widgets.HBox([*self.buttons.row, self._status], layout=wrapped)
         # Words that come and go stand below the picture, so that it never moves.
         below = [self._error, self._summary, self._note, self._code]
         self.children = (widgets.HTML(STYLE), self.board.root, row, self._canvas.image, *below)
@@ -192,7 +191,7 @@ class Panel(Live):
     def _reset(self) -> None:
         self._worker.resume()
         self._setting, self._viewpoint = self._first, Viewpoint()
-        self.buttons.presets.value = "preset ..."
+        self.buttons.forget_preset()
         self.board.show(self._setting, self._viewpoint)
         self._submit()
 
