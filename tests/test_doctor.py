@@ -50,7 +50,7 @@ def test_a_package_that_does_not_import(capsys, monkeypatch, name):
     break_import(monkeypatch, name)
     wrong = report(capsys).partition("Wrong:\n")[2]
     assert "libsomething.so: cannot open" in wrong
-    assert "run `make lab` again" in wrong
+    assert "run `make repair`" in wrong
 
 
 def test_without_learn2learn(capsys, monkeypatch):

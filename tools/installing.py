@@ -1,18 +1,7 @@
-"""Make .venv and install the lab into it; do next to nothing when that is done already.
-
-    python tools/install.py [extra ...]        extras of pyproject.toml: test, dev, bench
-    python tools/install.py --here             no .venv: finish the environment of this Python (conda)
+"""What tools/install.py does: make .venv, install into it what the lock names, find what is damaged.
 
 Standard library only: this runs before anything is installed.
 """
-
-import sys
-
-if sys.version_info < (3, 11):  # noqa: UP036  (older Pythons do start this file)
-    sys.exit(
-        f"fmlab needs Python 3.11 or newer; {sys.executable} is {sys.version.split()[0]}. Install a "
-        "newer one, or name one that you have: make lab PYTHON=python3.12"
-    )
 
 import contextlib
 import hashlib
@@ -21,12 +10,18 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import sysconfig
 import time
 import tomllib
 import urllib.request
 import venv
 from pathlib import Path
+
+import lockfile
+import pipcall
+import records
+from pipcall import Stop
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
@@ -35,14 +30,6 @@ PYTHON = BIN / ("python.exe" if os.name == "nt" else "python")
 STATE = VENV / "fmlab-install.json"
 LOG = VENV / "fmlab-install.log"
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-
-
-class Stop(Exception):
-    """The install cannot go on; the text says what to do, after `details` where there are some."""
-
-    def __init__(self, text, details=""):
-        super().__init__(text)
-        self.details = details
 
 
 def complain(text):
@@ -54,8 +41,8 @@ def complain(text):
 
 def fingerprint(root):
     """Changes whenever an installed environment may no longer be what this checkout asks for."""
-    digest = hashlib.sha256()
-    files = [root / "pyproject.toml", root / "tools" / "install.py"]
+    digest = hashlib.sha256(b"locked" if lockfile.locked() else b"")
+    files = [root / "pyproject.toml", root / "tools" / "installing.py", *sorted((root / "lock").glob("*.txt"))]
     files += sorted((root / "share").rglob("*.json"))
     # Which packages exist is part of it: the editable install maps each by name.
     files += [p for p in (root / "fmlab" / "__init__.py", root / "lab" / "__init__.py") if p.exists()]
@@ -87,23 +74,6 @@ def read_state(file):
     return state if isinstance(state, dict) else {}
 
 
-def explain(step, output, log):
-    """One line for a failed pip: what to do about it."""
-    if "No space left" in output:
-        return f"{step}: the disk is full; the lab needs 2 GB, and as much again while it installs."
-    if any(s in output for s in ("Retrying (Retry(", "NewConnectionError", "NameResolutionError")):
-        return (
-            f"{step}: the package index cannot be reached. Check the network (behind a proxy: set "
-            "HTTPS_PROXY), then run the same command again."
-        )
-    if "No matching distribution found for torch" in output:
-        return (
-            f"{step}: torch 2.13 has no build for Python {sys.version.split()[0]} on this system. "
-            "Name another Python (make lab PYTHON=python3.12) or use conda (environment.yml)."
-        )
-    return f"{step}: failed; the reason stands at the end of {log}. Mend it and run the same command again."
-
-
 def without_compiler():
     """Why learn2learn cannot be built here, or None."""
     way_out = {
@@ -121,37 +91,35 @@ def without_compiler():
 # --- doing it -----------------------------------------------------------------------------------
 
 
-def pip(step, *args, note="", python=PYTHON, log=LOG):
+def pip(step, *args, note="", python=PYTHON, log=LOG, **more):
     print(f"  {step}{note} ...", flush=True)
-    environ = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1"}
-    done = subprocess.run(
-        [str(python), "-m", "pip", *args], env=environ, cwd=ROOT, stdin=subprocess.DEVNULL,
-        capture_output=True, text=True, encoding="utf-8", errors="replace",
-    )  # fmt: skip
-    output = done.stdout + done.stderr
+    code, output = pipcall.call(python, args, ROOT, **more)
     # pip's own report is long; it goes to the log, and its end to the screen when it fails.
     with log.open("a", encoding="utf-8") as file:
         file.write(f"\n$ pip {' '.join(args)}\n{output}")
-    if done.returncode:
+    if code:
         details = "\n".join("    " + line[:200] for line in output.splitlines()[-8:])
-        raise Stop(explain(step, output, log), details)
-    return done.stdout
+        raise Stop(pipcall.explain(step, output, log), details)
+    return output
 
 
 def torch_source(torch):
-    """Options that make pip take torch's CPU build on Linux, where its default one is for CUDA."""
-    if not sys.platform.startswith("linux") or shutil.which("nvidia-smi"):
-        return []
+    """(whether torch's CPU build for Linux is to be had, pip's options for it); pip's default one is for CUDA."""
+    if not sys.platform.startswith("linux"):
+        return False, []
     name, version = torch.split("==")
     with contextlib.suppress(Stop):
         if f"{version}+cpu" in pip("looking for a CPU build of torch", "index", "versions", name):
-            return []
+            return True, []
+    if shutil.which("nvidia-smi"):
+        return False, []
     try:
         with urllib.request.urlopen(f"{CPU_INDEX}/torch/", timeout=10):
-            return ["--extra-index-url", CPU_INDEX]
+            # In place of pip's own index, not beside it: nobody can offer a torch of that name elsewhere.
+            return True, ["--index-url", CPU_INDEX]
     except OSError:
         print(f"    {CPU_INDEX} cannot be reached: pip's default build, 5 GB with CUDA, comes instead")
-        return []
+        return False, []
 
 
 @contextlib.contextmanager
@@ -193,14 +161,43 @@ def save(**changes):
 
 
 def install(pins, extras):
-    # 25: older ones build learn2learn on a path that fails (seen with 23.2).
-    pip("pip", "install", "--upgrade", "pip>=25")
-    source = torch_source(pins["torch"])
-    pip("torch", "install", *source, pins["torch"], note=" (about 200 MB without CUDA)")
-    pip("torchvision", "install", "--no-deps", *source, pins["torchvision"])
+    """Everything but learn2learn; what is there already, as it is asked for, is left alone."""
+    if lockfile.locked():
+        install_locked(pins["torch"], extras)
+    else:
+        print(f"  {lockfile.VARIABLE} is set: newer versions within the bounds of pyproject.toml come", flush=True)
+        install_unlocked(pins, extras)
+    set_up_jupyter(PYTHON, VENV)
+
+
+def install_locked(torch, extras):
+    """Only what the lock names, and of that only files with a hash that it names.
+
+    So a package of the same name that another index offers, in whatever version, cannot come in its place.
+    """
+    lock = lockfile.arguments
+    pip("pip and what builds packages", "install", *lock("build"))
+    cpu, source = torch_source(torch)
+    if cpu:
+        pip("torch", "install", *source, *lock("torch-cpu"), note=" (about 200 MB)")
+    else:
+        pip("torch", "install", *lock("torch", "cuda"), note=" (on Linux with CUDA: some GB)")
+    pip("torchvision", "install", *lock("torchvision"))
+    # Wheels only: no code of a package runs while it is installed, and nothing unlocked is fetched to build one.
+    pip("JupyterLab and the rest", "install", "--only-binary=:all:", *lock("lab", *extras))
+    pip("gym", "install", "--no-build-isolation", *lock("source"))
+    pip("fmlab", "install", "--no-build-isolation", "--no-deps", "--editable", ".")
+
+
+def install_unlocked(pins, extras):
+    """What pip thinks best within the bounds of pyproject.toml."""
+    pip("pip and what builds packages", "install", "--upgrade", *pins["build"])
+    cpu, source = torch_source(pins["torch"])
+    # The dependencies come with the rest, from the usual index.
+    pip("torch", "install", "--no-deps", *source, pins["torch"] + "+cpu" * cpu, note=" (about 200 MB without CUDA)")
+    pip("torchvision", "install", "--no-deps", pins["torchvision"])
     target = f".[{','.join(extras)}]" if extras else "."
     pip("JupyterLab, fmlab and the rest", "install", "--editable", target)
-    set_up_jupyter(PYTHON, VENV)
 
 
 def set_up_jupyter(python, prefix):
@@ -220,17 +217,26 @@ def set_up_jupyter(python, prefix):
     )
 
 
-def install_learn2learn(pin, **where):
+def install_learn2learn(pin, here=False):
     """Build learn2learn, of which no release installs on Python 3.11 or later as it is.
 
     Its C files were generated by a Cython that knew no Python 3.11; `build_ext` makes Cython
     generate them again. Without it the lab works, less the comparisons with learn2learn.
     """
     reason = without_compiler()
+    where = {"python": sys.executable, "log": Path(sys.prefix) / LOG.name} if here else {}
+    options = ["--config-settings=--build-option=build_ext"]
+    if not lockfile.locked():
+        options += ["--no-deps", pin]
+    elif here:
+        # conda's own pip and setuptools stay; the build takes the locked ones.
+        options += lockfile.arguments("learn2learn")
+        where["PIP_BUILD_CONSTRAINT"] = str(lockfile.FOLDER / "build.txt")
+    else:
+        options += ["--no-build-isolation", *lockfile.arguments("learn2learn")]
     if not reason:
-        build = ("--no-deps", "--config-settings=--build-option=build_ext")
         try:
-            pip("learn2learn", "install", *build, pin, note=" (compiles, about 30 s)", **where)
+            pip("learn2learn", "install", *options, note=" (compiles, about 30 s)", **where)
             return True
         except Stop as stop:
             complain(stop.details)
@@ -240,53 +246,109 @@ def install_learn2learn(pin, **where):
     return False
 
 
-def damaged():
-    """Whether something vanished from a finished environment."""
-    names = ["pip", "torch", "torchvision", "jupyterlab", "ipykernel", "voila", "fmlab", "lab"]
-    code = f"import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, {names})))"
+# --- what is damaged ----------------------------------------------------------------------------
+
+
+def site_packages():
+    places = {"base": str(VENV), "platbase": str(VENV)}
+    return Path(sysconfig.get_path("purelib", "venv", places))
+
+
+def stands():
+    """Whether JupyterLab's settings and the kernel are as set_up_jupyter leaves them."""
     try:
-        return bool(subprocess.run([PYTHON, "-c", code], capture_output=True).returncode)
-    except OSError:
-        return True
+        kernel = json.loads((VENV / "share/jupyter/kernels/python3/kernel.json").read_text(encoding="utf-8"))
+        ours = [file for file in (ROOT / "share").rglob("*") if file.is_file()]
+        same = all((VENV / file.relative_to(ROOT)).read_bytes() == file.read_bytes() for file in ours)
+        return same and Path(kernel["argv"][0]).parent == PYTHON.parent
+    except (OSError, ValueError, LookupError):
+        return False
+
+
+def damage(state, checksums):
+    """{package: what is wrong with it} of those that this script installed; all of it where nothing can be mended."""
+    names = state.get("packages", [])
+    wrong = records.damaged(site_packages(), names, checksums)
+    if not PYTHON.exists():
+        wrong["pip"] = f"{PYTHON} is missing"
+    return wrong
+
+
+def installed():
+    return sorted(records.packages(site_packages()))
+
+
+def forget(names):
+    """Make pip take these packages for not installed, so that it installs them again over what is there."""
+    folders = records.packages(site_packages())
+    for name in names & folders.keys():
+        shutil.rmtree(folders[name])
+
+
+# --- the whole ----------------------------------------------------------------------------------
 
 
 def finish_here(pins):
-    prefix = Path(sys.prefix)
-    set_up_jupyter(sys.executable, prefix)
-    install_learn2learn(pins["learn2learn"], python=sys.executable, log=prefix / LOG.name)
+    set_up_jupyter(sys.executable, Path(sys.prefix))
+    install_learn2learn(pins["learn2learn"], here=True)
 
 
-def main(extras):
-    pins = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["fmlab"]
-    if extras == ["--here"]:
+def main(arguments):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    pins = project["tool"]["fmlab"]
+    if arguments == ["--here"]:
         return finish_here(pins)
+    repair = "--repair" in arguments
+    extras = [extra for extra in arguments if extra != "--repair"]
+    if unknown := set(extras) - project["project"]["optional-dependencies"].keys():
+        raise Stop(f"{', '.join(unknown)} is no extra of pyproject.toml")
     state, wanted = read_state(STATE), fingerprint(ROOT)
     todo = plan(state, maker(VENV), wanted, extras)
-    if todo == "fresh" or damaged():
-        todo = "fresh"
+    wrong = {} if todo == "fresh" else damage(state, checksums=repair)
+    for name, what in wrong.items():
+        print(f"{name} is damaged: {what}", flush=True)
+    if wrong:
+        # Without pip nothing can be mended, and over another version not cleanly.
+        todo = "mend" if todo == "ready" and "pip" not in wrong else "fresh"
+    if todo == "mend":
+        print("Only that is installed again:", flush=True)
+    if todo == "fresh":
         print(f"Installing into {VENV}: a few minutes the first time", flush=True)
         make_environment()
     if todo != "ready":
         start = time.monotonic()
-        done = read_state(STATE).get("done", {})
         # An update keeps the extras that are there already.
-        extras = sorted({*extras, *done} - {"lab"})
+        extras = sorted({*extras, *read_state(STATE).get("done", {})} - {"lab"})
         save(busy=True)
+        if names := pipcall.left_out(os.environ):
+            print(f"  left out of the install, since they would change what lands in .venv: {', '.join(names)}")
+        pipcall.refuse(pip("pip's settings", "config", "list"))
+        if todo == "mend":
+            forget(wrong.keys())
         install(pins, extras)
-        save(done=dict.fromkeys(("lab", *extras), wanted))
+        save(done=dict.fromkeys(("lab", *extras), wanted), packages=installed(), locked=lockfile.locked())
         print(f"Installed in {time.monotonic() - start:.0f} s", flush=True)
-    if read_state(STATE).get("learn2learn") != pins["learn2learn"]:
-        save(busy=True)
+    elif not stands():
+        print("Setting JupyterLab's settings and the kernel right", flush=True)
+        set_up_jupyter(PYTHON, VENV)
+    elif repair:
+        print(
+            f"Every file of {len(state['packages'])} packages is as it came. If lab.doctor() still finds something "
+            f"wrong: delete {VENV}, then make lab"
+        )
+    if read_state(STATE).get("learn2learn") != pins["learn2learn"] or "learn2learn" in wrong:
+        save(busy=True, learn2learn=None)
         if install_learn2learn(pins["learn2learn"]):
-            save(learn2learn=pins["learn2learn"])
+            save(learn2learn=pins["learn2learn"], packages=installed())
     if read_state(STATE).get("busy"):
         save(busy=False)
 
 
-if __name__ == "__main__":
+def run(arguments):
+    """The script: what goes wrong ends in a sentence, not in a traceback."""
     try:
         with alone():
-            main(sys.argv[1:])
+            main(arguments)
     except Stop as stop:
         if stop.details:
             complain(stop.details)
