@@ -7,7 +7,7 @@ lab app test notebooks: export OMP_NUM_THREADS ?= 1
 
 # With these, packages from elsewhere would come before those of .venv.
 ifdef PYTHONPATH
-$(info PYTHONPATH is set ($(PYTHONPATH)); it is left out here: its packages would come before those of .venv)
+$(warning PYTHONPATH is set ($(PYTHONPATH)); it is left out here: its packages would come before those of .venv)
 endif
 unexport PYTHONPATH PYTHONHOME
 

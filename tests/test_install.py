@@ -321,7 +321,7 @@ def made(target, **environ):
     line = [MAKE, "-f", "-", "PYTHON=true", "RUN=true", target]
     done = subprocess.run(line, input=lines, env=asked | environ, capture_output=True, text=True, check=True, cwd=ROOT)
     pairs = (row.partition("=") for row in done.stdout.splitlines())
-    return done.stdout, {name: value for name, _, value in pairs}
+    return done.stderr, {name: value for name, _, value in pairs}
 
 
 @pytest.mark.skipif(not MAKE, reason="make is not installed")

@@ -225,15 +225,14 @@ def install_learn2learn(pin, here=False):
     """
     reason = without_compiler()
     where = {"python": sys.executable, "log": Path(sys.prefix) / LOG.name} if here else {}
-    options = ["--config-settings=--build-option=build_ext"]
     if not lockfile.locked():
-        options += ["--no-deps", pin]
+        options = ["--no-deps", "--config-settings=--build-option=build_ext", pin]
     elif here:
         # conda's own pip and setuptools stay; the build takes the locked ones.
-        options += lockfile.arguments("learn2learn")
+        options = lockfile.arguments("learn2learn")
         where["PIP_BUILD_CONSTRAINT"] = str(lockfile.FOLDER / "build.txt")
     else:
-        options += ["--no-build-isolation", *lockfile.arguments("learn2learn")]
+        options = ["--no-build-isolation", *lockfile.arguments("learn2learn")]
     if not reason:
         try:
             pip("learn2learn", "install", *options, note=" (compiles, about 30 s)", **where)

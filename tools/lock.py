@@ -25,6 +25,8 @@ CPU_INDEX = "https://download.pytorch.org/whl/cpu/torch/"
 CUDA = re.compile(r"(nvidia|cuda)-.+|triton")
 # No release of theirs that fits has a wheel.
 SOURCE = {"gym"}
+# What makes learn2learn's set-up run Cython: see install_learn2learn in installing.py.
+CYTHON = "--build-option=build_ext"
 PYTHONS = ("3.11", "3.12", "3.13")
 # macOS 14: torch has no wheel for an older one.
 SYSTEMS = ("x86_64-manylinux_2_28", "aarch64-apple-darwin", "x86_64-pc-windows-msvc")
@@ -115,7 +117,9 @@ def main(arguments):
         check_wheels(pins.read_text())
     texts = {group: "".join(e for n in sorted(names) for e in everything[n]) for group, names in made.items()}
     texts["torch-cpu"] = cpu
-    texts["learn2learn"] = uv([steps["learn2learn"]], "--no-deps", "--generate-hashes")
+    plain = uv([steps["learn2learn"]], "--no-deps", "--generate-hashes")
+    # pip follows such an option for a package of a file only where it stands in that file.
+    texts["learn2learn"] = plain.replace(" \\\n", f" \\\n    --config-settings={CYTHON} \\\n", 1)
     for group, entry in texts.items():
         (FOLDER / f"{group}.txt").write_text(HEAD + entry, encoding="utf-8", newline="\n")
     print(f"{len(everything)} packages locked in {FOLDER.name}/")
