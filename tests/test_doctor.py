@@ -68,11 +68,17 @@ def test_a_foreign_pythonpath_is_the_first_thing_named(tmp_path):
     assert done.returncode == 1
 
 
+def test_a_pythonpath_around_the_environment_is_no_fault(monkeypatch, capsys):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(sys.prefix).parent), sys.prefix]))
+    assert "PYTHONPATH" not in report(capsys)
+
+
 def test_packages_of_the_user_that_hide_ours_are_named(monkeypatch, capsys):
-    folder = Path(importlib.util.find_spec("numpy").origin).parent
+    folder = Path(importlib.util.find_spec("numpy").origin).parents[1]
+    monkeypatch.setattr(checkup.sysconfig, "get_path", lambda _: "/the/environment")
     monkeypatch.setattr(checkup.site, "getusersitepackages", lambda: str(folder))
     wrong = report(capsys).partition("Wrong:\n")[2]
-    assert "- packages of the user: numpy: from there" in wrong
+    assert "- packages of the user: torch, torchvision, numpy, " in wrong
     assert "set PYTHONNOUSERSITE=1" in wrong
 
 

@@ -91,9 +91,9 @@ def elsewhere() -> Iterator[Finding]:
     named = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
     places = [(folder, "PYTHONPATH", "unset PYTHONPATH") for folder in named]
     places += [(site.getusersitepackages(), "packages of the user", "set PYTHONNOUSERSITE=1")]
-    files = {name: Path(spec.origin) for name in SHARED if (spec := find_spec(name)) and spec.origin}
+    homes = {name: Path(spec.origin).parents[1] for name in SHARED if (spec := find_spec(name)) and spec.origin}
     for folder, name, cure in places:
-        inside = [n for n, file in files.items() if file.is_relative_to(Path(folder).absolute())]
+        inside = [package for package, home in homes.items() if home == Path(folder).absolute()]
         if inside and Path(folder) != Path(sysconfig.get_path("purelib")):
             wrong = f"{', '.join(inside)}: from there, not from {sys.prefix}; {cure}, then start the lab again"
             yield Finding(name, folder, wrong)
