@@ -1,8 +1,15 @@
 # Every target makes or updates .venv first; that takes about a second when there is nothing to do.
 PYTHON ?= python3
 ARGS ?=
-# One thread for torch, as in the notebooks: see tools/install.py.
-export OMP_NUM_THREADS ?= 1
+
+# One thread for torch, as in the notebooks: see tools/installing.py. The benchmarks choose for themselves.
+lab app test notebooks: export OMP_NUM_THREADS ?= 1
+
+# With these, packages from elsewhere would come before those of .venv.
+ifdef PYTHONPATH
+$(warning PYTHONPATH is set ($(PYTHONPATH)); it is left out here: its packages would come before those of .venv)
+endif
+unexport PYTHONPATH PYTHONHOME
 
 ifeq ($(OS),Windows_NT)
 RUN = .venv/Scripts/python
@@ -11,7 +18,7 @@ RUN = .venv/bin/python
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help lab app test check bench notebooks
+.PHONY: help lab app test check bench notebooks repair lock
 
 help:
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1 \2/p' Makefile
@@ -34,7 +41,6 @@ check: ##      check format, lint (notebooks too) and the types of fmlab
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
 
-bench: export OMP_NUM_THREADS =
 bench: ##      measure fmlab beside its peers on this machine
 	@$(PYTHON) tools/install.py bench
 	$(RUN) -m benchmarks $(ARGS)
@@ -42,3 +48,10 @@ bench: ##      measure fmlab beside its peers on this machine
 notebooks: ##  run every notebook in a fresh kernel and store its outputs
 	@$(PYTHON) tools/install.py test
 	$(RUN) tools/notebooks.py $(ARGS)
+
+repair: ##     compare every installed file with its checksum, and install again what is damaged
+	@$(PYTHON) tools/install.py --repair
+
+lock: ##       move the locked versions to the newest within the bounds (ARGS=--keep: only as far as the bounds ask)
+	@$(PYTHON) tools/install.py lock
+	$(RUN) tools/lock.py $(ARGS)

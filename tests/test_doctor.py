@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -50,7 +51,35 @@ def test_a_package_that_does_not_import(capsys, monkeypatch, name):
     break_import(monkeypatch, name)
     wrong = report(capsys).partition("Wrong:\n")[2]
     assert "libsomething.so: cannot open" in wrong
-    assert "run `make lab` again" in wrong
+    assert "run `make repair`" in wrong
+
+
+def test_a_foreign_pythonpath_is_the_first_thing_named(tmp_path):
+    """A torch of another place hides ours: ten symptoms, and the cause before them."""
+    for name in ("torch", "numpy"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise ImportError('foreign')")
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)])}
+    line = [sys.executable, "-m", "lab.install.checkup"]
+    done = subprocess.run(line, env=environ, capture_output=True, text=True, cwd=ROOT)
+    first = done.stdout.partition("Wrong:\n")[2].splitlines()[0]
+    assert first.startswith("- PYTHONPATH: torch, numpy: from there, not from")
+    assert "unset PYTHONPATH" in first
+    assert done.returncode == 1
+
+
+def test_a_pythonpath_around_the_environment_is_no_fault(monkeypatch, capsys):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(sys.prefix).parent), sys.prefix]))
+    assert "PYTHONPATH" not in report(capsys)
+
+
+def test_packages_of_the_user_that_hide_ours_are_named(monkeypatch, capsys):
+    folder = Path(importlib.util.find_spec("numpy").origin).parents[1]
+    monkeypatch.setattr(checkup.sysconfig, "get_path", lambda _: "/the/environment")
+    monkeypatch.setattr(checkup.site, "getusersitepackages", lambda: str(folder))
+    wrong = report(capsys).partition("Wrong:\n")[2]
+    assert "- packages of the user: torch, torchvision, numpy, " in wrong
+    assert "set PYTHONNOUSERSITE=1" in wrong
 
 
 def test_without_learn2learn(capsys, monkeypatch):

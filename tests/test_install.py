@@ -5,7 +5,8 @@ import importlib.metadata
 import importlib.util
 import json
 import os
-import runpy
+import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -14,6 +15,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+sys.path.append(str(ROOT / "tools"))  # the tools import each other
+import lockfile  # noqa: E402
+import pipcall  # noqa: E402
+import records  # noqa: E402
 
 
 def tool(name):
@@ -25,7 +32,7 @@ def tool(name):
 
 @pytest.fixture
 def install():
-    return tool("install")
+    return tool("installing")
 
 
 @pytest.fixture
@@ -67,7 +74,8 @@ def test_an_unreadable_state_counts_as_none(install, tmp_path, text):
 
 @pytest.fixture
 def checkout(tmp_path):
-    for name in ("pyproject.toml", "tools/install.py", "lab/__init__.py", "share/a/b.json", "fmlab/x.py"):
+    files = "pyproject.toml tools/installing.py lab/__init__.py share/a/b.json fmlab/x.py lock/lab.txt"
+    for name in files.split():
         file = tmp_path / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("1")
@@ -78,7 +86,8 @@ def checkout(tmp_path):
     ("file", "changes"),
     [
         ("pyproject.toml", True),
-        ("tools/install.py", True),
+        ("tools/installing.py", True),
+        ("lock/lab.txt", True),  # the lock has moved
         ("share/a/b.json", True),
         ("share/a/new.json", True),
         ("fmlab/__init__.py", True),  # a package more
@@ -92,6 +101,13 @@ def test_fingerprint(install, checkout, file, changes):
     assert (install.fingerprint(checkout) != before) is changes
 
 
+def test_fingerprint_without_the_lock(install, checkout, monkeypatch):
+    """Whoever leaves the lock, or comes back to it, gets the other packages."""
+    before = install.fingerprint(checkout)
+    monkeypatch.setenv(lockfile.VARIABLE, "1")
+    assert install.fingerprint(checkout) != before
+
+
 @pytest.fixture
 def sandbox(install, tmp_path, monkeypatch):
     """The script on a folder of its own, with pip and venv replaced by a record of their calls."""
@@ -100,8 +116,10 @@ def sandbox(install, tmp_path, monkeypatch):
     monkeypatch.setattr(install, "VENV", env)
     monkeypatch.setattr(install, "STATE", env / "state.json")
     monkeypatch.setattr(install, "pip", lambda step, *args, **_: calls.append(step) or "2.13.0+cpu")
-    monkeypatch.setattr(install, "damaged", lambda: False)
-    monkeypatch.setattr(install, "set_up_jupyter", lambda *_: None)
+    monkeypatch.setattr(install, "damage", lambda *_, **__: {})
+    monkeypatch.setattr(install, "installed", lambda: ["torch"])
+    monkeypatch.setattr(install, "stands", lambda: True)
+    monkeypatch.setattr(install, "set_up_jupyter", lambda *_: calls.append("jupyter"))
     monkeypatch.setattr(install, "without_compiler", lambda: None)
     monkeypatch.setattr(install.venv, "create", lambda path, **_: (path / "bin").mkdir())
     install.calls = calls
@@ -115,7 +133,7 @@ def interrupt(*_, **__):
 def test_the_second_run_does_nothing(sandbox):
     sandbox.main([])
     assert sandbox.calls[-1] == "learn2learn"
-    assert sandbox.calls.index("torch") < sandbox.calls.index("JupyterLab, fmlab and the rest")
+    assert sandbox.calls.index("torch") < sandbox.calls.index("JupyterLab and the rest")
     sandbox.calls.clear()
     sandbox.main([])
     assert sandbox.calls == []
@@ -147,12 +165,192 @@ def test_a_folder_that_the_script_did_not_make_is_replaced(sandbox):
     assert not (sandbox.VENV / "lib").exists()
 
 
-def test_a_damaged_environment_starts_afresh(sandbox, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "changed", "afresh"), [("torch", False, False), ("pip", False, True), ("torch", True, True)]
+)
+def test_damage_is_mended_or_replaced(sandbox, monkeypatch, name, changed, afresh):
+    """Afresh without pip, or where another version would be laid over the broken one."""
     sandbox.main(["test"])
     sandbox.calls.clear()
-    monkeypatch.setattr(sandbox, "damaged", lambda: True)
+    (sandbox.VENV / "mine").touch()
+    forgotten = []
+    monkeypatch.setattr(sandbox, "forget", forgotten.extend)
+    monkeypatch.setattr(sandbox, "damage", lambda *_, **__: {name: "it is gone"})
+    if changed:
+        monkeypatch.setattr(sandbox, "fingerprint", lambda _: "newer")
     sandbox.main([])
     assert "torch" in sandbox.calls
+    assert (sandbox.VENV / "mine").exists() is not afresh
+    assert forgotten == ([] if afresh else [name])
+
+
+def test_only_the_settings_are_gone(sandbox, monkeypatch):
+    sandbox.main([])
+    sandbox.calls.clear()
+    monkeypatch.setattr(sandbox, "stands", lambda: False)
+    sandbox.main([])
+    assert sandbox.calls == ["jupyter"]
+
+
+def test_an_unknown_extra_is_named(sandbox):
+    with pytest.raises(sandbox.Stop, match="tset is no extra"):
+        sandbox.main(["tset"])
+
+
+# --- what is damaged ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def site(tmp_path):
+    """Two installed packages, as pip leaves them."""
+    for name in ("good", "Bad_Name"):
+        module, info = tmp_path / f"{name}.py", tmp_path / f"{name}-1.0.dist-info"
+        module.write_bytes(b"x = 1\r\n")
+        info.mkdir()
+        rows = [f"{module.name},{records.checksum(module)},7", f"__pycache__/{name}.pyc,,"]
+        rows += ["../share/jupyter/kernels/k.json,sha256=x,9", f"{info.name}/RECORD,,"]
+        (info / "RECORD").write_text("\n".join(rows))
+    return tmp_path
+
+
+def test_nothing_is_damaged(site):
+    assert records.packages(site).keys() == {"good", "bad-name"}
+    assert records.damaged(site, ["good", "bad-name"], checksums=True) == {}
+
+
+@pytest.mark.parametrize(
+    ("harm", "says"),
+    [
+        (lambda site: (site / "Bad_Name.py").unlink(), "Bad_Name.py is missing"),
+        (lambda site: (site / "Bad_Name.py").write_text(""), "Bad_Name.py is not as it came"),
+        (lambda site: shutil.rmtree(site / "Bad_Name-1.0.dist-info"), "it is gone"),
+        (lambda site: (site / "Bad_Name-1.0.dist-info/RECORD").unlink(), "RECORD is missing"),
+        (lambda site: (site / "Bad_Name-1.0.dist-info/RECORD").write_text(""), "RECORD is empty"),
+        (lambda site: (site / "Bad_Name-1.0.dist-info/RECORD").write_text("a,b"), "cannot be read"),
+        (lambda site: (site / "Bad_Name-1.0.dist-info/RECORD").write_text("good.py,b,c"), "cannot be read"),
+    ],
+    ids=["file", "truncated", "gone", "no list", "empty list", "half a line", "no size"],
+)
+def test_damage_is_found_and_named(site, harm, says):
+    harm(site)
+    wrong = records.damaged(site, ["good", "bad-name"])
+    assert wrong.keys() == {"bad-name"}
+    assert says in wrong["bad-name"]
+
+
+def test_a_flipped_bit_needs_the_checksums(site):
+    (site / "good.py").write_bytes(b"x = 2\r\n")
+    assert records.damaged(site, ["good"]) == {}
+    assert records.damaged(site, ["good"], checksums=True) == {"good": "good.py is not as it came"}
+
+
+def test_a_real_package_is_as_pip_left_it():
+    """RECORD as pip writes it: an independent source of sizes and checksums."""
+    (folder,) = {Path(d.locate_file("")) for d in importlib.metadata.distributions(name="pytest")}
+    assert records.damaged(folder, ["pytest"], checksums=True) == {}
+
+
+def test_what_is_forgotten_is_not_installed_for_pip(install, site, monkeypatch):
+    monkeypatch.setattr(install, "site_packages", lambda: site)
+    install.forget({"bad-name", "never there"})
+    assert records.packages(site).keys() == {"good"}
+    assert (site / "Bad_Name.py").exists()  # pip writes over it
+
+
+def test_the_settings_in_the_environment(install, tmp_path, monkeypatch):
+    monkeypatch.setattr(install, "VENV", tmp_path)
+    monkeypatch.setattr(install, "PYTHON", tmp_path / "bin" / "python")
+    assert not install.stands()
+    shutil.copytree(ROOT / "share", tmp_path / "share")
+    kernel = tmp_path / "share/jupyter/kernels/python3/kernel.json"
+    kernel.parent.mkdir(parents=True)
+    kernel.write_text(json.dumps({"argv": [str(tmp_path / "bin" / "python3")]}))
+    assert install.stands()
+    kernel.write_text(json.dumps({"argv": ["/elsewhere/bin/python"]}))
+    assert not install.stands()
+    kernel.write_text(json.dumps({"argv": [str(tmp_path / "bin" / "python3")]}))
+    next((tmp_path / "share/jupyter/lab").rglob("*.json")).write_text("{}")
+    assert not install.stands()
+
+
+# --- what the user's surroundings may change ----------------------------------------------------
+
+
+def test_pip_sees_where_packages_come_from_and_no_more():
+    environ = {"PATH": "p", "PIP_INDEX_URL": "i", "PIP_CERT": "c", "PIP_TIMEOUT": "9", "PIP_USER": "1"}
+    environ |= {"PIP_TARGET": "t", "PIP_NO_BINARY": ":all:", "PYTHONPATH": "/foreign", "PIP_PREFIX": ""}
+    assert pipcall.left_out(environ) == ["PIP_NO_BINARY", "PIP_TARGET", "PIP_USER", "PYTHONPATH"]
+    seen = pipcall.surroundings(environ)
+    assert seen["PIP_USER"] == "0"  # also over a file of settings
+    assert {name: seen.get(name) for name in environ} == {
+        "PATH": "p", "PIP_INDEX_URL": "i", "PIP_CERT": "c", "PIP_TIMEOUT": "9", "PIP_USER": "0",
+        "PIP_TARGET": None, "PIP_NO_BINARY": None, "PYTHONPATH": None, "PIP_PREFIX": "",
+    }  # fmt: skip
+
+
+def test_what_is_left_out_does_not_reach_pip(monkeypatch, tmp_path):
+    """pip itself says what it was told."""
+    for name in ("PIP_TARGET", "PIP_PREFIX", "PIP_DRY_RUN", "PIP_NO_BINARY", "PIP_RETRIES"):
+        monkeypatch.setenv(name, "7")
+    code, output = pipcall.call(sys.executable, ["config", "list"], tmp_path)
+    told = set(re.findall(r"^:env:\.([\w-]+)=", output, re.MULTILINE))
+    assert code == 0
+    assert "retries" in told
+    assert not told & {"target", "prefix", "dry-run", "no-binary"}
+
+
+@pytest.mark.parametrize("key", ["global.target", "install.prefix", "install.no-binary"])
+def test_pips_own_settings_that_break_an_install_are_named(monkeypatch, tmp_path, key):
+    file = tmp_path / "pip.conf"
+    section, name = key.split(".")
+    file.write_text(f"[{section}]\n{name} = somewhere\n")
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(file))
+    _, output = pipcall.call(sys.executable, ["config", "list"], tmp_path)
+    with pytest.raises(pipcall.Stop, match=f"sets {key}.*PIP_CONFIG_FILE"):
+        pipcall.refuse(output)
+    pipcall.refuse(output.replace(f"{key}=", "global.index-url="))
+
+
+MAKE = shutil.which("make")
+
+
+def made(target, **environ):
+    """The variables that a recipe of this target would see."""
+    lines = f"include {ROOT / 'Makefile'}\n{target}: probe\nprobe:\n\t@env\n"
+    asked = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "OMP_NUM_THREADS")}
+    line = [MAKE, "-f", "-", "PYTHON=true", "RUN=true", target]
+    done = subprocess.run(line, input=lines, env=asked | environ, capture_output=True, text=True, check=True, cwd=ROOT)
+    pairs = (row.partition("=") for row in done.stdout.splitlines())
+    return done.stderr, {name: value for name, _, value in pairs}
+
+
+@pytest.mark.skipif(not MAKE, reason="make is not installed")
+@pytest.mark.parametrize(
+    ("target", "environ", "threads"),
+    [
+        ("lab", {}, "1"),
+        ("notebooks", {"OMP_NUM_THREADS": "2"}, "2"),
+        ("bench", {}, None),  # and not an empty text, of which OpenMP complains
+        ("bench", {"OMP_NUM_THREADS": "2"}, "2"),
+    ],
+)
+def test_threads_of_a_recipe(target, environ, threads):
+    assert made(target, **environ)[1].get("OMP_NUM_THREADS") == threads
+
+
+@pytest.mark.skipif(not MAKE, reason="make is not installed")
+@pytest.mark.parametrize("target", ["lab", "app", "test", "check", "bench", "notebooks"])
+def test_a_recipe_exports_no_empty_variable_of_its_own(target):
+    empty = {name for name, value in made(target)[1].items() if not value} - {n for n, v in os.environ.items() if not v}
+    assert not {name for name in empty if name.isidentifier() and name.isupper()} - {"MFLAGS", "MAKEFLAGS"}
+
+
+@pytest.mark.skipif(not MAKE, reason="make is not installed")
+def test_a_foreign_pythonpath_is_named_and_kept_out():
+    said, seen = made("lab", PYTHONPATH="/foreign")
+    assert "PYTHONPATH is set (/foreign); it is left out" in said
+    assert "PYTHONPATH" not in seen
+    assert "PYTHONPATH" not in made("lab")[0]
 
 
 def test_an_update_keeps_the_extras(sandbox, monkeypatch):
@@ -177,12 +375,36 @@ def test_no_compiler_leaves_only_learn2learn_out(sandbox, monkeypatch, capsys):
 # --- what the reader is told --------------------------------------------------------------------
 
 
-def test_a_python_too_old(monkeypatch):
-    path = ROOT / "tools" / "install.py"
-    ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 7))  # it must come to say so
-    monkeypatch.setattr(sys, "version_info", (3, 9, 18))
-    with pytest.raises(SystemExit, match=r"needs Python 3\.11 or newer.*make lab PYTHON=python3\.12"):
-        runpy.run_path(str(path), run_name="__main__")
+def old_pythons():
+    """Pythons below 3.11 on this machine."""
+    names = ["python2.7", "python2", *(f"python3.{minor}" for minor in range(6, 11))]
+    found = [path for name in names if (path := shutil.which(name))]
+    versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    found += [str(path) for name in names for path in versions.glob(f"*/bin/{name}")]
+    too_old = "import sys; sys.exit(sys.version_info >= (3, 11))"
+    return [p for p in found if subprocess.run([p, "-c", too_old], capture_output=True).returncode == 0]
+
+
+def test_a_python_too_old_is_told_so_by_itself():
+    if not (found := old_pythons()):
+        pytest.skip("no Python below 3.11 is installed here")
+    for python in found:
+        done = subprocess.run([python, "tools/install.py"], capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == 1
+        assert done.stdout == ""
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("fmlab needs Python 3.11 or newer; ")
+        assert line.endswith("make lab PYTHON=python3.12")
+
+
+def test_the_first_file_is_of_words_that_every_python_knows():
+    """Without an old Python at hand: no f-string, no annotation, no walrus, ASCII, in what is started first."""
+    text = (ROOT / "tools" / "install.py").read_text(encoding="ascii")
+    known = (
+        ast.Module, ast.Expr, ast.Constant, ast.Import, ast.alias, ast.If, ast.Compare, ast.Lt, ast.Eq, ast.Tuple,
+        ast.Call, ast.Attribute, ast.Name, ast.Load, ast.BinOp, ast.Mod, ast.Subscript, ast.Slice, ast.UnaryOp,
+    )  # fmt: skip
+    assert [type(node).__name__ for node in ast.walk(ast.parse(text)) if not isinstance(node, known)] == []
 
 
 def test_without_a_compiler(install, monkeypatch):
@@ -209,12 +431,15 @@ def test_without_a_network(install, monkeypatch, tmp_path):
     [
         ("OSError: [Errno 28] No space left on device", "disk is full"),
         ("ERROR: No matching distribution found for torch==2.13.0", "no build for Python"),
+        ("ERROR: No matching distribution found for numpy==2.4.6", "no numpy==2.4.6 for this.*FMLAB_UNLOCKED=1"),
+        ("ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM", "not the one that was locked.*FMLAB_UNLOCKED=1"),
+        ("The user requested (constraint) torch<2", "constraints file of your own"),
         ("ERROR: anything else", "the reason stands at the end of the-log"),
     ],
 )
-def test_a_failed_pip_in_one_line(install, output, says):
-    line = install.explain("torch", output, "the-log")
-    assert says in line
+def test_a_failed_pip_in_one_line(output, says):
+    line = pipcall.explain("torch", output, "the-log")
+    assert re.search(says, line)
     assert "\n" not in line
 
 

@@ -6,12 +6,28 @@ named after its function, because importing `lab.doctor` would then hide `lab.do
 
 import importlib
 import importlib.metadata
+import os
+import site
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
-REINSTALL = "run `make lab` again (conda: `python tools/install.py --here`)"
+REINSTALL = "run `make repair` (conda: `python tools/install.py --here`, or make the environment anew)"
+SHARED = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "scipy",
+    "pandas",
+    "matplotlib",
+    "sklearn",
+    "PIL",
+    "ipywidgets",
+    "jupyterlab",
+)
 PLAIN = ("numpy", "matplotlib", "pandas", "sklearn", "PIL", "ipywidgets", "jupyterlab", "ipykernel")
 SETTING = ("@jupyterlab/apputils-extension:kernels-settings", "commsOverSubshells")
 
@@ -41,6 +57,7 @@ def examine() -> list[Finding]:
     """Every finding; a check that fails is itself a finding, never an exception."""
     checks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
         ("Python", python),
+        ("packages from elsewhere", elsewhere),
         ("fmlab", fmlab),
         ("torch", torch),
         ("packages", packages),
@@ -67,6 +84,19 @@ def version(module: str) -> str:
 def python() -> Iterator[Finding]:
     wrong = "" if sys.version_info >= (3, 11) else "fmlab needs Python 3.11 or newer"
     yield Finding("Python", f"{sys.version.split()[0]} ({sys.executable})", wrong)
+
+
+def elsewhere() -> Iterator[Finding]:
+    """Folders whose packages hide the environment's own: whatever else fails then, this is why."""
+    named = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
+    places = [(folder, "PYTHONPATH", "unset PYTHONPATH") for folder in named]
+    places += [(site.getusersitepackages(), "packages of the user", "set PYTHONNOUSERSITE=1")]
+    homes = {name: Path(spec.origin).parents[1] for name in SHARED if (spec := find_spec(name)) and spec.origin}
+    for folder, name, cure in places:
+        inside = [package for package, home in homes.items() if home == Path(folder).absolute()]
+        if inside and Path(folder) != Path(sysconfig.get_path("purelib")):
+            wrong = f"{', '.join(inside)}: from there, not from {sys.prefix}; {cure}, then start the lab again"
+            yield Finding(name, folder, wrong)
 
 
 def fmlab() -> Iterator[Finding]:
