@@ -15,10 +15,11 @@ _HOME = {
     "inner_steps": "lab.panel.panels",
     "one_client": "lab.panel.panels",
     "playground": "lab.panel.panels",
-    "predict": "lab.lessons.teaching",
+    "predict": "lab.lessons.predicting",
+    "report": "lab.lessons.teaching",
 }
 
-__all__ = ["check", "doctor", "drift", "heterogeneity", "inner_steps", "one_client", "playground", "predict"]
+__all__ = ["check", "doctor", "drift", "heterogeneity", "inner_steps", "one_client", "playground", "predict", "report"]
 
 
 def __getattr__(name: str) -> Any:

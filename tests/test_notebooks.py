@@ -239,7 +239,7 @@ def test_exercises_are_unanswered_here_and_solved_elsewhere(path):
 
 def test_no_exercise_is_left_over():
     used = [name for path in LESSONS for name in checked(nbformat.read(path, as_version=4))]
-    assert sorted(used) == teaching.names()
+    assert used == teaching.names()
 
 
 def test_links_lead_somewhere(notebook):

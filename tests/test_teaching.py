@@ -1,16 +1,20 @@
-"""Predictions and exercise checks: what they keep, what they say, and what they never say."""
+"""What checks say and never say, and what is recorded of them."""
+
+import json
 
 import pytest
 
-from lab.lessons import exercises, teaching
-from lab.lessons.teaching import check, names, predict, verdict
-
-QUESTION = "Which ends lower?"
+from lab.lessons import exercises
+from lab.lessons import record as records
+from lab.lessons.record import Record
+from lab.lessons.teaching import check, names, report, verdict
 
 
 @pytest.fixture(autouse=True)
-def fresh_kernel(monkeypatch):
-    monkeypatch.setattr(teaching, "_guesses", {})
+def folder(monkeypatch, tmp_path):
+    """A reader's folder without a record."""
+    monkeypatch.setattr(records, "record", Record(tmp_path / records.NAME))
+    return tmp_path
 
 
 @pytest.fixture
@@ -27,78 +31,7 @@ def sum_of_two(monkeypatch):
         yield answer > 0, "Both are positive."
         yield answer == 2, "Count."
 
-    sum_of_two.__module__ = exercises.__name__
-    monkeypatch.setattr(exercises, "sum_of_two", sum_of_two, raising=False)
-
-
-def test_a_guess_is_committed_once():
-    asked = predict(QUESTION, ["FedAvg", "FedMAML"])
-    assert asked.guess is None
-    assert asked.button.disabled
-    asked.commit()  # nothing chosen: nothing kept
-    assert asked.guess is None
-    asked.options[0].click()
-    assert (asked.chosen, asked.guess) == ("FedAvg", None)
-    asked.options[1].click()  # until it is committed to, a choice may change
-    assert [o.icon for o in asked.options] == ["circle-o", "dot-circle-o"]
-    assert not asked.button.disabled
-    asked.button.click()
-    assert asked.guess == "FedMAML"
-    assert all(b.disabled for b in (*asked.options, asked.button))
-    assert "FedMAML" in asked.said.value
-    asked.options[0].click()  # a front end that is late
-    asked.commit()
-    assert (asked.chosen, asked.guess) == ("FedMAML", "FedMAML")
-    with pytest.raises(ValueError, match="'FedSGD' is not one of"):
-        asked.choose("FedSGD")
-
-
-def test_what_follows_is_hidden_until_then():
-    import ipywidgets
-
-    panel = ipywidgets.HTML("the result")
-    asked = predict(QUESTION, ["a", "b"], then=panel)
-    assert panel not in asked.children
-    asked.choose("a")
-    asked.button.click()
-    assert asked.children[-1] is panel
-
-
-def test_a_cell_run_again_keeps_the_guess_and_another_question_does_not():
-    first = predict(QUESTION, ["a", "b"])
-    first.choose("b")
-    first.button.click()
-    again = predict(QUESTION, ["a", "b"])
-    assert again.guess == "b"
-    assert again.chosen == "b"
-    assert again.button.disabled
-    assert predict("Another?", ["a", "b"]).guess is None
-
-
-def test_the_text_of_a_prediction_is_the_same_before_and_after():
-    asked = predict(
-        "A question that is longer than the hundred and ten characters at which ipywidgets cuts text " * 2, "ab"
-    )
-    before = asked._repr_mimebundle_()["text/plain"]
-    asked.choose("a")
-    asked.commit()
-    assert asked._repr_mimebundle_()["text/plain"] == before == repr(asked)
-    assert before.endswith("  ( ) a\n  ( ) b")
-    assert "application/vnd.jupyter.widget-view+json" in asked._repr_mimebundle_()
-
-
-def test_a_question_is_shown_as_text_not_as_html():
-    asked = predict("Is eta < 1 & K > 2?", ["<b>yes</b>", "no"])
-    assert "&lt; 1 &amp; K &gt; 2" in asked.children[0].value
-    asked.choose("<b>yes</b>")
-    asked.commit()
-    assert "&lt;b&gt;yes" in asked.said.value
-
-
-@pytest.mark.parametrize("choices", [[], ["one"], ["same", "same"]])
-def test_choices_must_differ(choices):
-    with pytest.raises(ValueError, match="two or more"):
-        predict(QUESTION, choices)
+    monkeypatch.setitem(exercises.LESSONS, "07 Sums", (sum_of_two,))
 
 
 def test_hints_come_in_order(sum_of_two, capsys):
@@ -137,20 +70,6 @@ def test_exercises_say_what_is_wanted_and_survive_any_answer(name):
         assert said.startswith(f"{name}: ")
 
 
-def test_helpers_are_no_exercises():
-    assert not {"_near", "fm", "torch", "Any"} & set(names())
-
-
-@pytest.mark.parametrize(
-    ("answer", "says"),
-    [(5.0 * 1761 * 4 * 25 * 300 / 5e6, "one way only"), (2 * 1761 * 4 * 25 * 300, "bytes"), (7.0, "Multiply")],
-)
-def test_megabytes_meets_the_usual_slips(answer, says):
-    """1,761 parameters, counted by hand: (1 + 1) 40 + (40 + 1) 40 + 40 + 1."""
-    assert says in verdict("megabytes", answer)[1]
-    assert verdict("megabytes", 2 * 1761 * 4 * 25 * 300 / 1e6)[0]
-
-
 def test_where_fedavg_settles_agrees_with_a_plain_loop():
     w = 3.0
     for _ in range(500):
@@ -170,3 +89,63 @@ def test_no_message_holds_the_answer():
     for wrong in (None, 0.0, 1.0, 1e9, "x"):
         assert "105" not in verdict("megabytes", wrong)[1]
         assert "0.6" not in verdict("where_fedavg_settles", wrong)[1]
+
+
+def test_a_solved_exercise_is_kept_and_a_failed_one_is_not(folder, sum_of_two, capsys):
+    check("sum_of_two", 3)
+    assert not (folder / records.NAME).exists()
+    check("sum_of_two", 2)
+    stored = json.loads((folder / records.NAME).read_text())
+    assert list(stored["solved"]) == ["sum_of_two"]
+    check("sum_of_two", 3)  # solved is solved
+    capsys.readouterr()
+    report()
+    said = capsys.readouterr().out
+    assert said.startswith(f"1 of {len(names())} exercises solved\n")
+    assert f"  [x] sum_of_two               {stored['solved']['sum_of_two']}\n" in said
+    assert "  [ ] megabytes\n" in said
+    assert records.NAME in said
+
+
+def test_a_report_of_nothing_names_every_exercise(capsys):
+    report()
+    said = capsys.readouterr().out
+    assert all(f"[ ] {name}\n" in said for name in names())
+    assert all(lesson in said for lesson in exercises.LESSONS)
+    assert "Guesses" not in said
+
+
+def test_the_record_outlives_the_kernel_and_takes_others_in(folder):
+    one, other = Record(folder / records.NAME), Record(folder / records.NAME)
+    one.keep_guess("Which?", "this")
+    other.keep_solved("megabytes")  # another notebook's kernel, at the same time
+    one.keep_solved("interval")
+    later = Record(folder / records.NAME)
+    assert later.guess("Which?") == "this"
+    assert set(later.read()["solved"]) == {"megabytes", "interval"}
+    assert [p.name for p in folder.iterdir()] == [records.NAME]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"guesses": 3}', '{"solved": null}'])
+def test_a_broken_record_is_an_empty_one(folder, text):
+    (folder / records.NAME).write_text(text)
+    found = Record(folder / records.NAME)
+    assert found.read() == {"guesses": {}, "solved": {}}
+    found.keep_guess("Which?", "this")
+    assert Record(folder / records.NAME).guess("Which?") == "this"
+
+
+def test_a_folder_that_cannot_be_written_to(folder, capsys, monkeypatch):
+    monkeypatch.setattr(records, "record", Record(folder / "none" / records.NAME))
+    records.record.keep_solved("megabytes")
+    report()
+    said = capsys.readouterr().out
+    assert "[x] megabytes" in said
+    assert "this kernel alone" in said
+
+
+def test_a_page_for_many_keeps_nothing(monkeypatch):
+    monkeypatch.setenv("VOILA_REQUEST_URL", "http://here/")
+    assert records.for_this_kernel().path is None
+    monkeypatch.delenv("VOILA_REQUEST_URL")
+    assert records.for_this_kernel().path is not None

@@ -1,8 +1,9 @@
 """The exercises of the lessons: one function each, named as in ``lab.check("name", answer)``.
 
-To add one, write a function of the answer here: its docstring says what is wanted, and it yields (passed, hint)
-pairs in the order in which a reader should put things right; the first that did not pass is shown. What the answer is
-compared with is computed by fmlab when the check runs, and no hint contains it.
+To add one, write a function of the answer here, and put it into ``LESSONS``. Its docstring says what is wanted. It
+reads the answer with `number`, `array` or `Function`, which complain by themselves about an answer of another kind, and
+yields (passed, hint) pairs in the order in which a reader should put things right; the first that did not pass is
+shown. What the answer is compared with is computed by fmlab when the check runs, and no hint contains it.
 """
 
 from __future__ import annotations
@@ -12,241 +13,163 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import fmlab as fm
-from fmlab.data import Batch
+from fmlab.data import Batch, Examples
+from lab.lessons.answers import Function, array, near, number
 
 Steps = Iterator[tuple[Any, str]]
+PERCENT = "This is in per cent; a share lies between 0 and 1."
 
 
-def _near(answer: Any, truth: Any, within: float = 0.01) -> bool:
-    """Same shape, and closer than ``within`` of the truth's size."""
-    a, t = (torch.as_tensor(v, dtype=torch.float64) for v in (answer, truth))
-    return a.shape == t.shape and bool((a - t).norm() <= within * t.norm())
+def _float64(*values: float) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
 
 
-def megabytes(answer: Any) -> Steps:
-    """A number: the megabytes (10^6 bytes), both ways together, of 300 rounds of FedAvg with 25 clients a round."""
-    study = fm.compare([fm.FedAvg(lr=0.01, adapt_lr=0.01)], fm.Sines(), rounds=1, seeds=1, evaluations=1, steps=1)
-    truth = 300 * float(study.bytes["FedAvg"].flatten()[-1]) / 1e6
-    yield torch.as_tensor(answer).numel() == 1, "One number is wanted."
-    yield not _near(answer, truth / 2), "This is one way only: the server also sends its model to every client."
-    yield not _near(answer, truth * 1e6), "These are bytes; a megabyte is a million of them."
-    yield not _near(answer, truth / 25), "This is one client; there are 25 in a round."
-    yield not _near(answer, truth / 4), "A number takes four bytes."
-    yield _near(answer, truth), "Multiply: rounds, clients, parameters of the model, bytes of a number, two ways."
+def _uniform(*shape: int, seed: int = 0) -> Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def where_fedavg_settles(answer: Any) -> Steps:
-    """A number: the model at which FedAvg settles on the two clients, to three digits."""
-    curvature, minimum = torch.tensor([1.0, 4.0]).double(), torch.tensor([0.0, 1.0]).double()
-    left = (1 - 0.1 * curvature) ** 10  # what ten steps leave of the distance to the client's own minimum
-    truth = ((1 - left) * minimum).sum() / (1 - left).sum()
-    yield torch.as_tensor(answer).numel() == 1, "One number is wanted."
-    best = (curvature * minimum).sum() / curvature.sum()
-    yield not _near(answer, best, 1e-3), "This is the minimum of the mean loss; ten local steps do not settle there."
-    yield _near(answer, truth, 2e-3), "At the fixed point a round changes nothing: w = mean of (m_i + c_i (w - m_i))."
+def _told(found: Tensor, truth: Any, hint: str, *slips: tuple[Any, str], within: float = 1e-5) -> Steps:
+    """The usual slips, each (what it gives, what to say), then the truth. What is right is never called a slip."""
+    right = near(found, truth, within)
+    for slip, says in slips:
+        yield right or not near(found, slip, within), says
+    yield right, hint
+
+
+def _four_clients() -> tuple[Any, Tensor, Examples, Examples]:
+    """f, w (1, 4, P), and the support and query sets of four clients with sine curves."""
+    population = fm.Sines(n_clients=4)
+    S, Q = population.draw("training", seed=0).everyone()
+    w = population.model().init(torch.Generator().manual_seed(0)).expand(1, 4, -1)
+    return population.objective(population.model()), w, S, Q
 
 
 def trivial_loss(answer: Any) -> Steps:
     """A number: the mean square error of predicting 0 for y = 2.55 sin(x - pi/2), over a full period."""
     x = torch.linspace(0, 2 * torch.pi, 1001, dtype=torch.float64)[:-1]
     amplitude, phase = fm.Sines(heterogeneity=0.0, n_unseen=1).curves("unseen", seed=0)
-    truth = (amplitude * (x - phase).sin()).square().mean()
-    yield torch.as_tensor(answer).numel() == 1, "One number is wanted."
-    yield not _near(answer, amplitude.square()[0, 0]), "This is the square of the amplitude; the sine is seldom at 1."
-    yield _near(answer, truth, 0.02), "Square the amplitude, and multiply by the mean of the squared sine."
-
-
-def share_hurt(answer: Any) -> Steps:
-    """A function (before, after) -> the share of clients whose loss rose, a number in [0, 1]."""
-    yield callable(answer), "A function is wanted: pass its name, without calling it."
-    study = fm.compare([fm.FedAvg(lr=0.02, adapt_lr=0.02)], fm.Sines(n_unseen=40), rounds=5, seeds=2, evaluations=1)
-    before, after = study.adaptation["FedAvg"][..., 0], study.adaptation["FedAvg"][..., -1]
-    yield torch.as_tensor(answer(before, after)).numel() == 1, "One number for all clients together is wanted."
-    yield float(answer(before, before)) == 0, "A client whose loss stays the same is not hurt."
-    yield _near(answer(before, after), (after > before).double().mean(), 1e-9), "Count the clients with after > before."
-    lost = after.clone()
-    lost[0, :5] = float("nan")
-    truth = (~(lost <= before)).double().mean()
-    yield _near(answer(before, lost), truth, 1e-9), "A loss of nan counts as hurt, and no comparison with nan is true."
-
-
-def crossover(answer: Any) -> Steps:
-    """A function (levels, ratio) -> the level at which the ratio first reaches 1, or None."""
-    yield callable(answer), "A function is wanted: pass its name, without calling it."
-    levels, ratio = [0.0, 0.2, 0.6, 1.0], [0.5, 0.8, 1.2, 3.0]
-    found = answer(levels, ratio)
-    yield found is not None, "The ratio 0.5, 0.8, 1.2, 3.0 does reach 1."
-    yield float(found) not in levels, "Not one of the levels: a point between two of them, by a straight line."
-    yield (
-        _near(found, 0.2 + 0.4 * (1 - 0.8) / (1.2 - 0.8), 1e-6),
-        "How far from 0.8 to 1.2 is 1? Go as far in the levels.",
+    y = amplitude * (x - phase).sin()
+    truth = y.square().mean()
+    yield from _told(
+        number(answer),
+        truth,
+        "What is the error at one x? Square it, and average over a period.",
+        (amplitude.square().max(), "This is the square of the amplitude; the sine is seldom at 1."),
+        (truth.sqrt(), "This is the root of it: the mean of the squares is wanted."),
+        (
+            truth / 2,
+            "Half of it: the mean of the squares is wanted, without a factor 1/2, and not that of the distances.",
+        ),
+        within=0.02,
     )
-    yield answer(levels, [0.5, 0.6, 0.7, 0.9]) is None, "If the ratio stays below 1, the answer is None."
-    starts = answer(levels, [1.5, 2.0, 0.5, 3.0])
-    yield starts is not None and float(starts) == levels[0], "If the ratio starts at 1 or above, it is the first level."
-    again = answer(levels, [0.5, 2.0, 0.5, 2.0])
-    yield again is not None and _near(again, 0.2 / 3, 1e-6), "The first time that it reaches 1 is wanted."
-
-
-def best_without_adapting(answer: Any) -> Steps:
-    """A function (ways) -> the share of pictures that the best shared model labels correctly before it adapts."""
-    yield callable(answer), "A function is wanted: pass its name, without calling it."
-    for ways in (2, 3, 5):
-        orders = list(itertools.permutations(range(ways)))  # label of class 0, 1, ... at a client
-        best = sum(max(sum(o[c] == j for o in orders) for j in range(ways)) for c in range(ways)) / ways / len(orders)
-        yield (
-            _near(answer(ways), best, 1e-6),
-            f"Write down all orders for 2 classes, and count; {ways} classes fail here.",
-        )
-
-
-def gradient_evaluations(answer: Any) -> Steps:
-    """A function (inner_steps, first_order) -> gradient evaluations of one client in one round of FedMAML."""
-    yield callable(answer), "A function is wanted: pass its name, without calling it."
-    for first_order, hint in (
-        (True, "First order: the inner steps, and the query gradient."),
-        (False, "Exact: also walk back."),
-    ):
-        for steps in (1, 2, 5):
-            truth = fm.FedMAML(inner_steps=steps, first_order=first_order).evaluations()
-            yield _near(answer(steps, first_order), truth, 1e-9), hint
-
-
-def first_order_rest(answer: Any) -> Steps:
-    """A function (a, m, alpha) -> the w at which the mean first-order meta-gradient of one inner step vanishes."""
-    yield callable(answer), "A function is wanted: pass its name, without calling it."
-    a, m = torch.tensor([1.0, 2.0, 5.0]).double(), torch.tensor([0.0, 1.0, -2.0]).double()
-
-    def f(w: torch.Tensor) -> torch.Tensor:
-        return a / 2 * (w[..., 0] - m) ** 2
-
-    def slope(w: torch.Tensor, alpha: float) -> torch.Tensor:
-        w = w.to(torch.float64).expand(1, 3, 1)
-        return fm.grad(f, w - alpha * fm.grad(f, w)).mean()
-
-    plain = answer(a, m, 0.0)
-    yield torch.as_tensor(plain).numel() == 1, "One number is wanted."
-    yield slope(torch.as_tensor(plain), 0.0).abs() < 1e-9, "Without an inner step it is the minimum of the mean loss."
-    w = torch.as_tensor(answer(a, m, 0.1))
-    exact = ((a * (1 - 0.1 * a) ** 2) * m).sum() / (a * (1 - 0.1 * a) ** 2).sum()
-    yield not _near(w, exact, 1e-6), "This is where the exact gradient vanishes; first order has the factor only once."
-    yield slope(w, 0.1).abs() < 1e-9, "There the sum over clients of a (1 - alpha a) (w - m) must be zero."
-
-
-def largest_step(answer: Any) -> Steps:
-    """A function (a) -> the step size at and beyond which gradient descent stops converging for some client."""
-    yield callable(answer), "A function is wanted: pass its name, without calling it."
-    a = torch.tensor([0.5, 3.0, 4.0]).double()
-    size = float(answer(a))
-
-    def far(alpha: float) -> float:
-        return float(((1 - alpha * a) ** 2000).abs().max())  # what 2,000 steps leave of the distance
-
-    yield far(0.99 * size) < 1, "Some client already diverges below this step size."
-    yield far(1.01 * size) > 1, "Every client still converges at this step size; a larger one can do."
-
-
-def pictures(answer: Any) -> Steps:
-    """A function (ways, shots, query) -> labelled pictures of a training client, support and query together."""
-    yield callable(answer), "A function is wanted: pass its name, without calling it."
-    for ways, shots, query in ((2, 1, 1), (3, 5, 4)):
-        task = fm.Digits(ways=ways, shots=shots, query=query, n_clients=1, skew=0.0)
-        support, asked = task.draw("training", 0).everyone()
-        truth = support.y.shape[-1] + asked.y.shape[-1]
-        yield _near(answer(ways, shots, query), truth, 1e-9), "Both numbers count the pictures of each class."
-
-
-def nearest_mean(answer: Any) -> Steps:
-    """A function (support_x, support_y, query_x) -> the label of the nearest class mean for each query picture."""
-    yield callable(answer), "A function is wanted: pass its name, without calling it."
-    support, query = fm.Digits(n_unseen=4).draw("unseen", 0).everyone()
-    for client in range(4):
-        sx, qx = (e.x[0, client].flatten(1).double() for e in (support, query))
-        sy = support.y[0, client]
-        means = torch.stack([sx[sy == j].mean(0) for j in range(int(sy.max()) + 1)])
-        truth = (qx[:, None] - means).square().sum(-1).argmin(1)
-        found = torch.as_tensor(answer(sx, sy, qx))
-        yield found.shape == truth.shape, "One label for each query picture is wanted."
-        yield bool((found == truth).all()), "Mean of the support pictures of each class, then the label of the nearest."
-
-
-def interval(answer: Any) -> Steps:
-    """A function (accuracies) -> 1.96 standard errors of their mean."""
-    yield callable(answer), "A function is wanted: pass its name, without calling it."
-    values = torch.linspace(0.1, 0.9, 17, dtype=torch.float64) ** 2
-    truth = 1.96 * values.std() / len(values) ** 0.5
-    found = answer(values)
-    yield (
-        not _near(found, 1.96 * values.std(), 1e-6),
-        "This is the spread of the clients; the mean of many varies less.",
-    )
-    yield (
-        not _near(found, 1.96 * values.std(correction=0) / len(values) ** 0.5, 1e-4),
-        "Divide by n - 1 in the variance.",
-    )
-    yield _near(found, truth, 1e-6), "1.96 times the standard deviation, divided by the root of the number of clients."
 
 
 def fedprox_round(answer: Any) -> Steps:
     """A tensor of the shape of start: the model after one round of FedProx with mu = 1, eta = 0.02, K = 5."""
     population = fm.Sines(n_clients=10)
-    batch = Batch(*population.draw("training", seed=0).everyone())
+    both = Batch(*population.draw("training", seed=0).everyone()).both
     f = population.objective(population.model())
     w = population.model().init(torch.Generator().manual_seed(0))[None, None]
+    sent = w.expand(1, 10, -1)
 
-    def after_round(algorithm: Any) -> torch.Tensor:
-        sent, _ = algorithm.local(f, {"model": w.expand(1, 10, -1)}, {}, batch)
-        return w - sent["model"].mean(1, keepdim=True)
+    def change(mu: float) -> Tensor:
+        v = f.descend(sent, both, 0.02, 5, pull=mu, to=sent)
+        return (v.mean(1, keepdim=True) - w).to(torch.float64)
 
-    yield (
-        torch.as_tensor(answer).shape == w.shape,
-        f"A model of the shape {tuple(w.shape)} is wanted: the clients' mean.",
-    )
-    fedavg, truth = after_round(fm.FedAvg(lr=0.02)), after_round(fm.FedProx(lr=0.02, mu=1.0))
-    yield not _near(answer - w, fedavg - w, 1e-6), "This is FedAvg. The gradient of the added term is still missing."
-    away = after_round(fm.FedProx(lr=0.02, mu=2.0))
-    yield not _near(answer - w, away - w, 1e-6), "The half in mu / 2 goes when the square is differentiated."
-    yield (
-        _near(answer - w, truth - w, 1e-6),
+    wanted = f"A model of the shape {tuple(w.shape)} is wanted, the clients' mean"
+    yield from _told(
+        array(answer, w.shape, wanted) - w.to(torch.float64),
+        change(1.0),
         "In each local step add mu * (v - w) to the gradient; w stays what was sent.",
+        (change(0.0), "This is FedAvg. The gradient of the added term is still missing."),
+        (change(2.0), "The half in mu / 2 goes when the square is differentiated."),
+        (change(0.5), "The derivative of the square brings a 2, which the half in mu / 2 takes away."),
+        (change(-1.0), "The sign: a step along minus the added gradient must lead from v back towards w."),
+        within=1e-4,
+    )
+
+
+def where_fedavg_settles(answer: Any) -> Steps:
+    """A number: the model at which FedAvg settles on the two clients, to three digits."""
+    curvature, minimum = _float64(1.0, 4.0), _float64(0.0, 1.0)
+    left = (1 - 0.1 * curvature) ** 10  # what ten steps leave of the distance to the client's own minimum
+    found, truth = number(answer), ((1 - left) * minimum).sum() / (1 - left).sum()
+    best = (curvature * minimum).sum() / curvature.sum()
+    close = near(found, truth, 0.02) and not near(found, truth, 2e-3)
+    yield not close, "Close, but three digits are wanted: round later, or take more rounds."
+    yield from _told(
+        found,
+        truth,
+        "At the fixed point a round changes nothing: w = mean of (m_i + c_i (w - m_i)).",
+        (best, "This is the minimum of the mean loss; ten local steps do not settle there."),
+        (minimum.mean(), "This is the mean of the two minima; after ten steps not every client has reached its own."),
+        within=2e-3,
+    )
+
+
+def megabytes(answer: Any) -> Steps:
+    """A number: the megabytes (10^6 bytes), both ways together, of 300 rounds of FedAvg with 25 clients a round."""
+    study = fm.compare([fm.FedAvg(lr=0.01, adapt_lr=0.01)], fm.Sines(), rounds=1, seeds=1, evaluations=1, steps=1)
+    truth = 300 * float(study.bytes["FedAvg"].flatten()[-1]) / 1e6
+    yield from _told(
+        number(answer),
+        truth,
+        "Multiply: rounds, clients, parameters of the model, bytes of a number, two ways.",
+        (truth / 2, "This is one way only: the server also sends its model to every client."),
+        (truth * 1e6, "These are bytes; a megabyte is a million of them."),
+        (truth * 1e6 / 2**20, "These are mebibytes, of 2^20 bytes; a megabyte has 10^6."),
+        (truth / 25, "This is one client; there are 25 in a round."),
+        (truth / 300, "This is one round; there are 300."),
+        (truth / 4, "A number takes four bytes."),
+        (truth * 2, "A number takes four bytes here, not eight."),
+        within=0.01,
     )
 
 
 def maml_on_a_quadratic(answer: Any) -> Steps:
     """Two numbers: the exact meta-gradient on the quadratic at w = (0, 0)."""
-    a, m = torch.tensor([3.0, 0.5]).double(), torch.tensor([1.0, -1.0]).double()
+    a, m = _float64(3.0, 0.5), _float64(1.0, -1.0)
 
-    def f(w: torch.Tensor) -> torch.Tensor:
+    def f(w: Tensor) -> Tensor:
         return 0.5 * (a * (w - m).square()).sum(-1)
 
     w = torch.zeros(1, 1, 2, dtype=torch.float64)
     u = w - 0.2 * fm.grad(f, w)
     truth = fm.grad(lambda v: f(v - 0.2 * fm.grad(f, v)), w)[0, 0]
-    yield torch.as_tensor(answer).shape == truth.shape, "Two numbers are wanted, one for each coordinate."
-    yield not _near(answer, fm.grad(f, w)[0, 0]), "This is the gradient at w, without an inner step."
-    yield not _near(answer, fm.grad(f, u)[0, 0]), "This is first order: the factor from the chain rule is missing."
-    yield not _near(-torch.as_tensor(answer), truth), "Turn the signs: w - m is what the gradient is taken of."
-    yield _near(answer, truth), "Each coordinate: (1 - alpha a) a (1 - alpha a) (w - m)."
+    yield from _told(
+        array(answer, (2,), "Two numbers are wanted, one for each coordinate"),
+        truth,
+        "Each coordinate by itself: the gradient at u, times what the chain rule brings from u to w.",
+        (fm.grad(f, w)[0, 0], "This is the gradient at w, without an inner step."),
+        (fm.grad(f, u)[0, 0], "This is first order: the factor from the chain rule is missing."),
+        (-truth, "Turn the signs: w - m is what the gradient is taken of."),
+        within=0.01,
+    )
 
 
 def two_inner_steps(answer: Any) -> Steps:
     """A function (f, w, S, Q, alpha) -> the exact meta-gradient for two inner steps, of the shape of w."""
-    yield callable(answer), "A function is wanted: pass its name, without calling it."
-    population = fm.Sines(n_clients=4)
-    S, Q = population.draw("training", seed=0).everyone()
-    f = population.objective(population.model())
-    w = population.model().init(torch.Generator().manual_seed(0)).expand(1, 4, -1)
-    found = torch.as_tensor(answer(f, w, S, Q, 0.01))
-    yield found.shape == w.shape, "One gradient for each task is wanted, of the shape of w."
-    for steps, first, hint in (
-        (1, False, "This is one inner step; the second starts where the first has arrived."),
-        (2, True, "This is first order: do both steps inside the function that fm.grad differentiates."),
-    ):
-        other = fm.meta_grad(f, w, S, Q, 0.01, steps, first)
-        yield not _near(found, other, 1e-9), hint
-    yield _near(found, fm.meta_grad(f, w, S, Q, 0.01, 2), 1e-9), "Inner steps use S, the loss at the end uses Q."
+    ask = Function(answer, "f, w, S, Q, alpha")
+    yield (
+        not {"meta_grad", "meta_grads", "meta_gradient"} & ask.names(),
+        "By hand: fm.grad three times is all it takes.",
+    )
+    f, w, S, Q = _four_clients()
+    wanted = f"One gradient for each task is wanted, of the shape of w, here {tuple(w.shape)}"
+    yield from _told(
+        ask.array(w.shape, wanted, f, w, S, Q, 0.01),
+        fm.meta_grad(f, w, S, Q, 0.01, 2),
+        "Inner steps use S, the loss at the end uses Q.",
+        (fm.meta_grad(f, w, S, Q, 0.01, 1), "This is one inner step; the second starts where the first has arrived."),
+        (fm.meta_grad(f, w, S, Q, 0.01, 1, True), "This is one inner step, and first order."),
+        (
+            fm.meta_grad(f, w, S, Q, 0.01, 2, True),
+            "This is first order: do both steps inside the function that fm.grad differentiates.",
+        ),
+    )
 
 
 def first_order_turns(answer: Any) -> Steps:
@@ -254,63 +177,260 @@ def first_order_turns(answer: Any) -> Steps:
     a, tried = 2.0, torch.linspace(0, 1, 1001, dtype=torch.float64)
     w = torch.ones(1, len(tried), 1, dtype=torch.float64)  # m = 0, one client for each step size
 
-    def f(v: torch.Tensor) -> torch.Tensor:
+    def f(v: Tensor) -> Tensor:
         return 0.5 * a * v.square().sum(-1)
 
     alpha = tried[None, :, None]
     first = fm.grad(f, w - alpha * fm.grad(f, w))
-    truth = tried[(first * w < -1e-9)[0, :, 0]][0]
-    yield torch.as_tensor(answer).numel() == 1, "One number is wanted."
-    yield not _near(answer, 2 / a, 1e-3), "From there on the inner step itself makes the loss larger; look for less."
-    yield _near(torch.as_tensor(answer).flatten()[0], truth, 5e-3), "Where does 1 - alpha a change its sign?"
+    found, truth = number(answer), tried[(first * w < -1e-9)[0, :, 0]][0]
+    yield from _told(
+        found,
+        truth,
+        "Where does 1 - alpha a change its sign?",
+        (2 / a, "From there on the inner step itself makes the loss larger; look for less."),
+        within=5e-3,
+    )
 
 
 def share_ahead(answer: Any) -> Steps:
     """A function (first, second, k) -> the share of clients on whom the first has the lower loss after k steps."""
-    yield callable(answer), "A function is wanted: pass its name, without calling it."
-    methods = {"first": fm.FedAvg(lr=0.02, adapt_lr=0.01), "second": fm.FedAvg(lr=0.01, adapt_lr=0.02)}
-    study = fm.compare(methods, fm.Sines(n_unseen=40), rounds=5, seeds=2, evaluations=1)
-    first, second = study.adaptation["first"], study.adaptation["second"]
+    ask = Function(answer, "first, second, k")
+    first, second = _uniform(2, 40, 6), _uniform(2, 40, 6, seed=1) ** 0.7
+    second[:, :4] = first[:, :4]  # equal losses: nobody is ahead
+    second[1, 4:20] += 1  # the two seeds differ
     for k in (5, 1):
-        found, truth = answer(first, second, k), (first[..., k] < second[..., k]).double().mean()
-        yield torch.as_tensor(found).numel() == 1, "One number for all clients of all seeds is wanted."
-        yield not _near(found, 1 - truth, 1e-9), "The lower loss is ahead."
-        yield _near(found, truth, 1e-9), "Compare column k of the two, client by client, and take the mean."
+        ahead = first[..., k] < second[..., k]
+        yield from _told(
+            ask.number(first, second, k),
+            ahead.double().mean(),
+            "Compare column k of the two, client by client, and take the mean.",
+            (100 * ahead.double().mean(), PERCENT),
+            (ahead.sum(), "This is a number of clients; divide by how many there are, over all seeds."),
+            ((first[..., k] > second[..., k]).double().mean(), "The lower loss is ahead."),
+            ((first[..., k] <= second[..., k]).double().mean(), "Where both losses are equal, the first is not lower."),
+            (ahead[0].double().mean(), "This is the first seed alone; all clients of all seeds count."),
+            ((first < second).double().mean(), "These are all steps together; only column k is wanted."),
+        )
 
 
 def per_fedavg_first_order(answer: Any) -> Steps:
     """A function (f, w, S, Q, alpha, beta, tau) -> the server's new model (1, 1, P); w comes as (1, C, P)."""
-    yield callable(answer), "A function is wanted: pass its name, without calling it."
-    population = fm.Sines(n_clients=4)
-    S, Q = population.draw("training", seed=0).everyone()
-    f = population.objective(population.model())
-    start = population.model().init(torch.Generator().manual_seed(0)).expand(1, 4, -1)
-    v = start
-    for _ in range(3):
-        v = v - 0.02 * fm.meta_grad(f, v, S, Q, 0.01, 1, first_order=True)
-    found = torch.as_tensor(answer(f, start, S, Q, 0.01, 0.02, 3))
-    yield found.shape == (1, 1, start.shape[-1]), "The mean over clients is wanted, of shape (1, 1, P)."
-    query_only = Batch(Q, Q)
+    ask = Function(answer, "f, w, S, Q, alpha, beta, tau")
+    f, start, S, Q = _four_clients()
+    start64 = start.to(torch.float64).mean(1, keepdim=True)
+    wanted = f"The mean over the clients is wanted, of the shape (1, 1, P), here {(1, 1, start.shape[-1])}"
+
+    def change(alpha: float, tau: int) -> Tensor:
+        return ask.array((1, 1, start.shape[-1]), wanted, f, start, S, Q, alpha, 0.02, tau) - start64
+
+    def truth(alpha: float, tau: int, first_order: bool = True) -> Tensor:
+        v = start
+        for _ in range(tau):
+            v = v - 0.02 * fm.meta_grad(f, v, S, Q, alpha, 1, first_order)
+        return v.mean(1, keepdim=True).to(torch.float64) - start64
+
     for k in (1, 3):  # alpha = 0: FedAvg on the query sets
-        sent, _ = fm.FedAvg(local_steps=k, lr=0.02).local(f, {"model": start}, {}, query_only)
-        zero = torch.as_tensor(answer(f, start, S, Q, 0.0, 0.02, k))
-        yield (
-            _near(zero, (start - sent["model"]).mean(1, keepdim=True), 1e-9),
+        yield from _told(
+            change(0.0, k),
+            truth(0.0, k),
             "At alpha = 0 it is FedAvg on Q, tau steps of size beta.",
+            (truth(0.0, 1), "This is one local step; there are tau of them."),
+            within=1e-4,
         )
-    yield (
-        _near(found, v.mean(1, keepdim=True), 1e-9),
+    yield from _told(
+        change(0.01, 3),
+        truth(0.01, 3),
         "The second gradient is taken at u on Q, the step is made from v.",
+        (truth(0.01, 3, False), "This is the exact form; first order leaves the Hessian out."),
+        within=1e-4,
     )
 
 
 def reptile_is_fedavg(answer: Any) -> Steps:
     """A number: the epsilon at which FedReptile is FedAvg."""
-    yield torch.as_tensor(answer).numel() == 1, "One number is wanted."
-    population = fm.Sines(n_clients=4)
-    batch = Batch(*population.draw("training", seed=0).everyone())
-    f = population.objective(population.model())
-    w = population.model().init(torch.Generator().manual_seed(0)).expand(1, 4, -1)
-    fedavg, reptile = fm.FedAvg(lr=0.02), fm.FedReptile(epsilon=float(answer), lr=0.02)
-    means = [a.combine(f, {"model": w}, a.local(f, {"model": w}, {}, batch)[0], None) for a in (fedavg, reptile)]
+    epsilon = float(number(answer))
+    f, w, S, Q = _four_clients()
+    yield 0 <= epsilon <= 2, "It is a share of the way: 0 stays where the server is."
+    reptile = fm.FedReptile(epsilon=epsilon, lr=0.02)
+    means = [
+        a.combine(f, {"model": w}, a.local(f, {"model": w}, {}, Batch(S, Q))[0], None)
+        for a in (fm.FedAvg(lr=0.02), reptile)
+    ]
     yield means[0]["model"].equal(means[1]["model"]), "Where does w + epsilon (mean v - w) end up at mean v?"
+
+
+def share_hurt(answer: Any) -> Steps:
+    """A function (before, after) -> the share of clients whose loss rose, a number in [0, 1]."""
+    ask = Function(answer, "before, after")
+    before = 0.1 + _uniform(60)
+    after = before * (0.6 + 0.6 * _uniform(60, seed=1))
+    after[:5] = before[:5]
+    rose = after > before
+    yield from _told(
+        ask.number(before, after),
+        rose.double().mean(),
+        "Compare the two losses of each client, and count those whose loss rose.",
+        (100 * rose.double().mean(), PERCENT),
+        (rose.sum(), "This is a number of clients; divide by how many there are."),
+        ((after < before).double().mean(), "These are the clients whose loss fell."),
+        ((after >= before).double().mean(), "A client whose loss stays the same is not hurt."),
+    )
+    lost = after.clone()
+    lost[5:12] = torch.nan
+    truth = (~(lost <= before)).double().mean()
+    yield near(ask.number(before, lost), truth), "A loss of nan counts as hurt, and no comparison with nan is true."
+    yield near(ask.number(before[:1], 2 * before[:1]), 1.0), "It must also be right for one client alone."
+
+
+def crossover(answer: Any) -> Steps:
+    """A function (levels, lead, enough) -> the level at which the lead first reaches enough, or None."""
+    ask = Function(answer, "levels, lead, enough")
+    levels = [0.0, 0.2, 0.6, 1.0]
+
+    def at(lead: list[float], enough: float = 5.0) -> Tensor | None:
+        found = ask(levels, lead, enough)
+        return None if found is None else number(found, "your function returns")
+
+    found = at([-1.0, 4.0, 6.0, 9.0])
+    yield found is not None, "A lead of -1, 4, 6, 9 does reach 5."
+    yield float(found or 0) not in levels, "Not one of the levels: a point between two of them, by a straight line."
+    half = 0.2 + 0.4 * (5 - 4) / (6 - 4)
+    yield near(found, half), "How far from 4 to 6 is 5? Go as far in the levels."
+    other = at([-1.0, 4.0, 6.0, 9.0], 4.5)
+    yield other is not None and near(other, 0.2 + 0.4 / 4), "What is enough is the third argument, not always 5."
+    yield at([1.0, 2.0, 2.0, 4.0]) is None, "If the lead stays below enough, the answer is None."
+    starts = at([7.0, 8.0, 1.0, 9.0])
+    yield starts is not None and float(starts) == levels[0], "If the lead is enough from the start: the first level."
+    again = at([1.0, 9.0, 1.0, 9.0])
+    yield again is not None and near(again, 0.2 * (5 - 1) / (9 - 1)), "The first time that it is reached is wanted."
+    touches = at([1.0, 5.0, 3.0, 9.0])
+    yield touches is not None and near(touches, levels[1]), "Exactly enough is enough: it is reached at >=, not at >."
+    equal, last = at([5.0, 3.0, 2.0, 1.0]), at([1.0, 2.0, 3.0, 5.0])
+    yield equal is not None and float(equal) == levels[0], "Exactly enough at the first level is enough."
+    yield last is not None and near(last, levels[-1]), "The last level counts as well."
+
+
+def best_without_adapting(answer: Any) -> Steps:
+    """A function (ways) -> the share of pictures that the best shared model labels correctly before it adapts."""
+    ask = Function(answer, "ways")
+    for ways in (2, 3, 5):
+        orders = list(itertools.permutations(range(ways)))  # label of class 0, 1, ... at a client
+        best = sum(max(sum(o[c] == j for o in orders) for j in range(ways)) for c in range(ways)) / ways / len(orders)
+        hint = f"Write down all orders for 2 classes, and count; {ways} classes fail here."
+        yield from _told(ask.number(ways), best, hint, (100 * best, PERCENT))
+
+
+def gradient_evaluations(answer: Any) -> Steps:
+    """A function (inner_steps, first_order) -> gradient evaluations of one client in one round of FedMAML."""
+    ask = Function(answer, "inner_steps, first_order")
+    for first_order, hint in (
+        (True, "First order: the inner steps, and the query gradient."),
+        (False, "Exact: also walk back through all inner steps; a Hessian-vector product counts as two."),
+    ):
+        for steps in (1, 2, 5):
+            truth = fm.FedMAML(inner_steps=steps, first_order=first_order).evaluations()
+            yield near(ask.number(steps, first_order), truth), hint
+
+
+def first_order_rest(answer: Any) -> Steps:
+    """A function (a, m, alpha) -> the w at which the mean first-order meta-gradient of one inner step vanishes."""
+    ask = Function(answer, "a, m, alpha")
+    a, m = _float64(1.0, 2.0, 5.0), _float64(0.0, 1.0, -2.0)
+
+    def f(w: Tensor) -> Tensor:
+        return a / 2 * (w[..., 0] - m) ** 2
+
+    def rest(alpha: float, exact: bool) -> Tensor:
+        """The mean gradient is a straight line in w; this is its zero."""
+        at = []
+        for start in (0.0, 1.0):
+            w = torch.full((1, 3, 1), start, dtype=torch.float64)
+            first = fm.grad(f, w - alpha * fm.grad(f, w))
+            at.append((fm.grad(lambda v: f(v - alpha * fm.grad(f, v)), w) if exact else first).mean())
+        return at[0] / (at[0] - at[1])
+
+    yield near(ask.number(a, m, 0.0), rest(0.0, True)), "Without an inner step it is the minimum of the mean loss."
+    yield from _told(
+        ask.number(a, m, 0.1),
+        rest(0.1, False),
+        "There the sum over clients of a (1 - alpha a) (w - m) must be zero.",
+        (rest(0.0, True), "With an inner step the point must depend on alpha."),
+        (rest(0.1, True), "This is where the exact gradient vanishes; first order has the factor only once."),
+    )
+
+
+def largest_step(answer: Any) -> Steps:
+    """A function (a) -> the step size at and beyond which gradient descent stops converging for some client."""
+    ask = Function(answer, "a")
+    for a in (_float64(0.5, 3.0, 4.0), _float64(0.7)):
+        size = float(ask.number(a))
+
+        def far(alpha: float, a: Tensor = a) -> float:
+            return float(((1 - alpha * a) ** 2000).abs().max())  # what 2,000 steps leave of the distance
+
+        yield size > 0, "A step size above 0 is wanted."
+        yield far(0.99 * size) < 1, "Some client already diverges below this step size."
+        yield far(1.01 * size) > 1, "Every client still converges at this step size; a larger one can do."
+
+
+def pictures(answer: Any) -> Steps:
+    """A function (ways, shots, query) -> labelled pictures of a training client, support and query together."""
+    ask = Function(answer, "ways, shots, query")
+    for ways, shots, query in ((2, 1, 1), (3, 5, 4)):
+        task = fm.Digits(ways=ways, shots=shots, query=query, n_clients=1, skew=0.0)
+        support, asked = (e.y.shape[-1] for e in task.draw("training", 0).everyone())
+        yield from _told(
+            ask.number(ways, shots, query),
+            support + asked,
+            "Both numbers count the pictures of each class.",
+            (support, "This is the support set; the query pictures have labels, too."),
+        )
+
+
+def nearest_mean(answer: Any) -> Steps:
+    """A function (support_x, support_y, query_x) -> the label of the nearest class mean for each query picture."""
+    ask = Function(answer, "support_x, support_y, query_x")
+    sy = torch.tensor([2, 0, 1, 1, 2, 1, 1, 0, 1, 2, 1])  # in no order, and not equally often
+    centres, noise = _uniform(3, 16), _uniform(41, 16, seed=1) - 0.5
+    sx, qx = centres[sy] + 2 * noise[:11], centres[torch.arange(30) % 3] + noise[11:]
+    sums = torch.stack([sx[sy == j].sum(0) for j in range(3)])
+
+    def nearest(points: Tensor) -> Tensor:
+        return (qx[:, None] - points).square().sum(-1).argmin(1)
+
+    yield from _told(
+        ask.array((30,), "One label for each query picture is wanted, here 30 labels", sx, sy, qx),
+        nearest(sums / sy.bincount()[:, None]).double(),
+        "Mean of the support pictures of each class, then the label of the nearest.",
+        (sy[nearest(sx)], "This is the label of the nearest picture; take the mean of each class first."),
+        (nearest(sums), "This is the nearest sum; the mean divides by the number of pictures."),
+    )
+
+
+def interval(answer: Any) -> Steps:
+    """A function (accuracies) -> 1.96 standard errors of their mean."""
+    ask = Function(answer, "accuracies")
+    values = torch.linspace(0.1, 0.9, 17, dtype=torch.float64) ** 2
+    error = values.std() / len(values) ** 0.5
+    yield from _told(
+        ask.number(values),
+        1.96 * error,
+        "1.96 times the standard deviation, divided by the root of the number of clients.",
+        (1.96 * values.std(), "This is the spread of the clients; the mean of many varies less."),
+        (1.96 * values.std(correction=0) / len(values) ** 0.5, "Divide by n - 1 in the variance."),
+        (error, "This is one standard error; 1.96 of them are wanted."),
+        (2 * 1.96 * error, "This is the whole width; what stands after the ± is half of it."),
+        (1.96 * values.std() / len(values), "Divide by the root of the number of clients."),
+        (100 * 1.96 * error, "This is in per cent; the accuracies lie between 0 and 1."),
+    )
+
+
+LESSONS = {
+    "00 Start here": (trivial_loss,),
+    "01 Federated averaging": (fedprox_round, where_fedavg_settles, megabytes),
+    "02 Learning to adapt": (maml_on_a_quadratic, two_inner_steps, first_order_turns),
+    "03 Federated meta-learning": (share_ahead, per_fedavg_first_order, reptile_is_fedavg),
+    "04 Heterogeneity": (share_hurt, crossover, best_without_adapting),
+    "05 Inner steps": (gradient_evaluations, first_order_rest, largest_step),
+    "06 Few-shot images": (pictures, nearest_mean, interval),
+}

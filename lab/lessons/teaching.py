@@ -1,126 +1,64 @@
-"""The lessons' teaching parts: `predict` asks for a guess before the result is seen, `check` checks an exercise.
+"""`check` checks an exercise, `report` lists what was solved and guessed.
 
-A guess that is written down first makes the result that follows memorable; nothing is graded and nothing leaves the
-kernel. `check` never says the answer: it says what kind of thing to hand in, and one hint.
+Nothing is graded and nothing leaves the machine. `check` never says the answer: it says what kind of thing to hand in,
+and one hint.
 """
 
 from __future__ import annotations
 
 import difflib
-import html
 import inspect
-from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import ipywidgets as widgets
-
 from lab.lessons import exercises
-
-_guesses: dict[tuple[str, ...], str] = {}  # guesses of this kernel, so that a cell run again still shows its own
-
-
-class Prediction(widgets.VBox):
-    """A question, its choices, and a button that commits to one. ``guess`` is the committed choice, or None."""
-
-    def __init__(self, question: str, choices: Sequence[str], then: Any = None) -> None:
-        choices = [str(c) for c in choices]
-        if len(choices) < 2 or len(set(choices)) < len(choices):
-            raise ValueError(f"choices = {choices!r} needs two or more that differ")
-        self.question, self.choices = question, choices
-        self._key = (question, *choices)
-        # A button a choice: Tab reaches every one and the space bar presses it. In radio buttons only the arrow keys
-        # choose, and those JupyterLab takes for itself.
-        full = widgets.Layout(width="max-content", max_width="100%", min_width="12em")
-        self.options = [widgets.Button(description=c, tooltip=c, layout=full, icon="circle-o") for c in choices]
-        for option, choice in zip(self.options, choices, strict=True):
-            option.on_click(lambda _, choice=choice: self.choose(choice))
-        self.chosen: str | None = None
-        self.button = widgets.Button(
-            description="Commit to this guess",
-            tooltip="Choose an answer first; after this it stays as it is",
-            disabled=True,
-            layout=widgets.Layout(width="14em"),
-        )
-        self.said = widgets.HTML()
-        self._then = then
-        asked = widgets.HTML(f"<p style='font-weight:600;line-height:1.4;margin:0'>{html.escape(question)}</p>")
-        super().__init__([asked, widgets.VBox(self.options), self.button, self.said])
-        self.add_class("fmlab-predict")
-        self.button.on_click(self.commit)
-        if self.guess is not None:
-            self.choose(self.guess)
-            self._shut()
-
-    @property
-    def guess(self) -> str | None:
-        return _guesses.get(self._key)
-
-    def choose(self, choice: str) -> None:
-        """Choose without committing. ValueError for what is no choice."""
-        if choice not in self.choices:
-            raise ValueError(f"{choice!r} is not one of {self.choices}")
-        self.chosen = self.guess or choice
-        for option in self.options:
-            taken = option.description == self.chosen
-            option.icon = "dot-circle-o" if taken else "circle-o"
-            option.style.font_weight = "bold" if taken else "normal"
-        self.button.disabled = self.guess is not None
-
-    def commit(self, _: Any = None) -> None:
-        """Keep the chosen answer for good, and show what was held back."""
-        if self.guess is None and self.chosen is not None:
-            _guesses[self._key] = self.chosen
-            self._shut()
-
-    def _shut(self) -> None:
-        for button in (*self.options, self.button):
-            button.disabled = True
-        self.said.value = f"<p role='status'>Your guess: <b>{html.escape(str(self.guess))}</b>. Now see.</p>"
-        if self._then is not None:
-            self.children = (*self.children[:4], self._then)
-
-    def __repr__(self) -> str:
-        return "\n".join([self.question, *(f"  ( ) {c}" for c in self.choices)])
-
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        # Without a kernel the text is what a reader sees; ipywidgets would cut it short.
-        data: dict[str, Any] = super()._repr_mimebundle_(**kwargs)
-        return data | {"text/plain": repr(self)}
-
-
-def predict(question: str, choices: Sequence[str], then: Any = None) -> Prediction:
-    """A question to commit to before reading on. ``then``: a widget (a panel) that appears once the guess is made.
-
-    The guess stays while the kernel runs, also when the cell is run again; ``prediction.guess`` is its text.
-    Raises ValueError for fewer than two choices, or two that are alike.
-    """
-    return Prediction(question, choices, then)
+from lab.lessons import record as records
+from lab.lessons.answers import Wrong
 
 
 def names() -> list[str]:
     """The exercises that can be checked."""
-    found = inspect.getmembers(exercises, inspect.isfunction)
-    return [n for n, f in found if f.__module__ == exercises.__name__ and not n.startswith("_")]
+    return [f.__name__ for lesson in exercises.LESSONS.values() for f in lesson]
 
 
 def check(name: str, answer: Any) -> None:
-    """Print whether ``answer`` solves the exercise; if not, a hint. Raises ValueError for an unknown name."""
-    print(verdict(name, answer)[1])
+    """Print whether ``answer`` solves the exercise; if not, a hint. A solved exercise is written into the record that
+    ``lab.report()`` prints. Raises ValueError for an unknown name."""
+    solved, says = verdict(name, answer)
+    if solved:
+        records.record.keep_solved(name)
+    print(says)
 
 
 def verdict(name: str, answer: Any) -> tuple[bool, str]:
-    """(solved, what `check` prints). The tests of the solutions call this."""
-    if name not in names():
-        near = [f"; did you mean {n!r}?" for n in difflib.get_close_matches(name, names(), 1)]
-        raise ValueError(f"there is no exercise {name!r}{''.join(near)} (there are: {', '.join(names())})")
-    exercise: Callable[[Any], Iterator[tuple[Any, str]]] = getattr(exercises, name)
-    wanted = (inspect.getdoc(exercise) or "").partition("\n\n")[0].replace("\n", " ")
+    """(solved, what `check` prints); nothing is recorded. The tests of the solutions call this."""
+    found = {f.__name__: f for lesson in exercises.LESSONS.values() for f in lesson}
+    if name not in found:
+        near = [f"; did you mean {n!r}?" for n in difflib.get_close_matches(name, found, 1)]
+        raise ValueError(f"there is no exercise {name!r}{''.join(near)} (there are: {', '.join(found)})")
     if answer is None:
+        wanted = (inspect.getdoc(found[name]) or "").partition("\n\n")[0].replace("\n", " ")
         return False, f"{name}: not answered yet. Wanted: {wanted} Put it in place of None and run the cell again."
     try:
-        for passed, hint in exercise(answer):
-            if not bool(passed):
-                return False, f"{name}: not yet. {hint}"
-    except Exception as error:  # whatever an answer of the wrong kind, or the reader's own function, sets off
-        return False, f"{name}: this answer could not be checked ({type(error).__name__}: {error}). Wanted: {wanted}"
-    return True, f"{name}: yes."
+        hint = next((hint for passed, hint in found[name](answer) if not passed), None)
+    except Wrong as wrong:
+        hint = str(wrong)
+    except Exception as error:  # an answer that nobody thought of
+        return False, f"{name}: this answer could not be checked ({type(error).__name__}: {error})."
+    return (True, f"{name}: yes.") if hint is None else (False, f"{name}: not yet. {hint}")
+
+
+def report() -> None:
+    """Print, lesson by lesson, which exercises are solved and since when, then the guesses: a text to hand in."""
+    known = records.record.read()
+    solved, guesses = known["solved"], known["guesses"]
+    print(f"{sum(n in solved for n in names())} of {len(names())} exercises solved")
+    for lesson, functions in exercises.LESSONS.items():
+        print(f"\n{lesson}")
+        for name in (f.__name__ for f in functions):
+            print(f"  [{'x' if name in solved else ' '}] {name:24} {solved.get(name, '')}".rstrip())
+    if guesses:
+        print("\nGuesses")
+        for question, choice in guesses.items():
+            print(f"  {question}\n      {choice}")
+    where = "this kernel alone, and ends with it" if not records.record.kept else f"the file {records.NAME}"
+    print(f"\nThis record is in {where}.")

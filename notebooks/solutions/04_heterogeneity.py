@@ -5,12 +5,12 @@ def share_hurt(before, after):
     return 1 - (after <= before).double().mean()  # nan <= x is false: a diverged client counts as hurt
 
 
-def crossover(levels, ratio):
-    if ratio[0] >= 1:
+def crossover(levels, lead, enough):
+    if lead[0] >= enough:
         return levels[0]
     for i in range(1, len(levels)):
-        if ratio[i] >= 1:
-            way = (1 - ratio[i - 1]) / (ratio[i] - ratio[i - 1])
+        if lead[i] >= enough:
+            way = (enough - lead[i - 1]) / (lead[i] - lead[i - 1])
             return levels[i - 1] + way * (levels[i] - levels[i - 1])
     return None
 
