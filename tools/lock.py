@@ -110,7 +110,9 @@ def main(arguments):
         pins = Path(folder) / "pins.txt"
         if arguments == ["--keep"]:
             # uv takes the versions that it finds in the file it is to write.
-            pins.write_text("".join(f.read_text() for f in sorted(FOLDER.glob("*.txt")) if f.stem != "torch-cpu"))
+            # Of these two one has a version of its own, and one an option that uv does not read.
+            kept = [f for f in sorted(FOLDER.glob("*.txt")) if f.stem not in ("torch-cpu", "learn2learn")]
+            pins.write_text("".join(f.read_text() for f in kept))
         resolve(wanted(project), "--generate-hashes", f"--output-file={pins}")
         everything = entries(pins.read_text())
         made = groups(project, everything, lambda lines: set(entries(resolve(lines, f"--constraints={pins}"))))
