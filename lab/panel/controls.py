@@ -6,6 +6,7 @@ The root of a control carries the CSS class ``fmlab-<field>``.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -175,5 +176,5 @@ def switch(name: str, look: Look, on: bool, tooltip: str, changed: Callable[[str
     box = widgets.Checkbox(on, description=name, tooltip=tooltip, indent=False, layout=wide)
     box.observe(lambda change: changed(name, change["new"]), "value")
     row = widgets.HBox([sample, box], layout=widgets.Layout(align_items="center", flex="0 0 158px"))
-    row.add_class(f"fmlab-method-{name}")
+    row.add_class("fmlab-method-" + re.sub(r"\W+", "-", name))  # a class has no spaces
     return row

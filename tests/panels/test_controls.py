@@ -37,7 +37,8 @@ def test_classes_of_the_page(make, walk):
     panel = make(views=("learning", "adaptation"))
     classes = {c for w in walk(panel) for c in getattr(w, "_dom_classes", ())}
     fields = {f"fmlab-{f}" for f in EVERY if f != "methods"}
-    assert {"fmlab-panel", "fmlab-summary", "fmlab-picture"} | fields <= classes
+    assert {"fmlab-panel", "fmlab-summary", "fmlab-picture", "fmlab-method-FedAvg-plain-mean"} | fields <= classes
+    assert not [c for c in classes if c != "".join(c.split())], "a browser takes no class with a space"
 
 
 def test_every_control_has_words_a_tooltip_and_a_number_box(make):
