@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from http.cookiejar import CookieJar
 from pathlib import Path
 
@@ -25,6 +26,16 @@ from tornado.websocket import websocket_connect
 ROOT = Path(__file__).resolve().parents[1]
 PROTOCOL = "v1.kernel.websocket.jupyter.org"
 WAIT = 60  # seconds at most; what is waited for takes a few
+
+
+def ran(coroutine):
+    """What it returns, or its error. In a thread of its own: in this one a browser of other tests keeps a loop."""
+
+    async def awaited():
+        return await coroutine
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(lambda: asyncio.run(awaited())).result()
 
 
 def until(holds):
@@ -124,7 +135,7 @@ def test_a_kernel_ends_with_its_page_and_not_before(app):
         connection.close()
         return alive
 
-    assert asyncio.run(asyncio.wait_for(stay(), WAIT)) == (200, 404)
+    assert ran(asyncio.wait_for(stay(), WAIT)) == (200, 404)
     until(lambda: not server.kernels())
 
 
@@ -181,7 +192,7 @@ def test_visitors_at_once_are_no_more_than_the_room(app):
     async def all_at_once():
         return await asyncio.gather(*[asyncio.to_thread(server.get) for _ in range(5)])
 
-    assert sorted(status for status, _ in asyncio.run(all_at_once())) == [200, 200, 503, 503, 503]
+    assert sorted(status for status, _ in ran(all_at_once())) == [200, 200, 503, 503, 503]
 
 
 def test_a_connection_that_voila_cannot_read_is_refused(app):
@@ -190,7 +201,7 @@ def test_a_connection_that_voila_cannot_read_is_refused(app):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # tornado's client leaves the socket of a refusal open
         with pytest.raises(HTTPClientError, match="400"):
-            asyncio.run(connected(server, kernel, []))
+            ran(connected(server, kernel, []))
         gc.collect()
     assert server.get()[0] == 200
 

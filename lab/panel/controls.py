@@ -169,12 +169,13 @@ def switch(name: str, look: Look, on: bool, tooltip: str, changed: Callable[[str
     dashes = ",".join(f"{2.2 * d:g}" for d in look.dashes)
     sample = widgets.HTML(
         f'<svg class="fmlab-sample" width="34" height="14" aria-hidden="true"><line x1="1" x2="33" y1="7" y2="7" '
-        f'stroke="{look.light}" stroke-width="3" stroke-dasharray="{dashes}"/></svg>',
+        f'stroke="{look.light}" stroke-width="{1.36 * look.width:.2g}" stroke-dasharray="{dashes}"/></svg>',
         layout=widgets.Layout(width="38px", flex="0 0 38px"),
     )
     wide = widgets.Layout(width="auto", flex="1 1 auto", min_width="96px")
     box = widgets.Checkbox(on, description=name, tooltip=tooltip, indent=False, layout=wide)
     box.observe(lambda change: changed(name, change["new"]), "value")
-    row = widgets.HBox([sample, box], layout=widgets.Layout(align_items="center", flex="0 0 158px"))
+    columns = 1 if len(name) <= 14 else 2
+    row = widgets.HBox([sample, box], layout=widgets.Layout(align_items="center", flex=f"0 0 {158 * columns}px"))
     row.add_class("fmlab-method-" + re.sub(r"\W+", "-", name))  # a class has no spaces
     return row
