@@ -191,6 +191,12 @@ class Clients:
         return scaled.to(self.support.weight.dtype)
 
 
+def padded(t: Tensor, n: int, axis: int) -> Tensor:
+    """With zeros behind it, up to the length n along the axis."""
+    short = n - t.shape[axis]
+    return torch.cat([t, t.new_zeros(*t.shape[:axis], short, *t.shape[axis + 1 :])], axis) if short else t
+
+
 def stack(clients: list[Clients]) -> Clients:
     """One seed each -> all seeds, padded to the longest; they share the first one's bank."""
 
@@ -200,11 +206,7 @@ def stack(clients: list[Clients]) -> Clients:
 
     def pile(parts: list[Examples]) -> Examples:
         longest = max(e.weight.shape[2] for e in parts)
-        return Examples(*(torch.cat([padded(t, longest) for t in ts]) for ts in zip(*parts, strict=True)))
-
-    def padded(t: Tensor, longest: int) -> Tensor:
-        short = longest - t.shape[2]
-        return torch.cat([t, t.new_zeros(*t.shape[:2], short, *t.shape[3:])], 2) if short else t
+        return Examples(*(torch.cat([padded(t, longest, 2) for t in ts]) for ts in zip(*parts, strict=True)))
 
     return Clients(
         pile([c.support for c in clients]),

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from fmlab.algorithms.fedmaml import FedMAML
-from fmlab.data import Batch, Examples, examples
+from fmlab.data import Batch, Examples, examples, padded
 from fmlab.engine import serve, work
 from fmlab.losses import CrossEntropy, Loss, SquaredError
 from fmlab.models import lift
@@ -79,7 +79,8 @@ class FederatedMetaLearner(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The meta-model's predictions, before any adaptation."""
-        return self.model(x)  # type: ignore[no-any-return]
+        predicted: Tensor = self.model(x)
+        return predicted
 
     @torch.no_grad()
     def meta_update(self, client_datasets: Sequence[Any]) -> float:
@@ -200,8 +201,8 @@ def _piled(pairs: list[Pair], w: Tensor) -> Examples:
     real = torch.stack([torch.arange(n) < len(x) for x, _ in pairs])[None].to(w.device)
 
     def pile(ts: list[Tensor]) -> Tensor:
-        padded = [torch.cat([t, t.new_zeros(n - len(t), *t.shape[1:])]) for t in ts]
-        return torch.stack(padded)[None].to(w.device, w.dtype if ts[0].is_floating_point() else ts[0].dtype)
+        together = torch.stack([padded(t, n, 0) for t in ts])[None]
+        return together.to(w.device, w.dtype if ts[0].is_floating_point() else ts[0].dtype)
 
     return examples(pile([x for x, _ in pairs]), pile([y for _, y in pairs]), real).map(
         lambda t: t.to(w.dtype) if t.is_floating_point() else t

@@ -27,6 +27,7 @@ from fmlab.algorithms import Algorithm
 from fmlab.data import Tree
 from fmlab.declare import Sweep, pick, step_sizes, sweep_length, sweeps
 from fmlab.evaluation import evaluate
+from fmlab.populations import Population
 from fmlab.report import FLOWN
 from fmlab.setup import Setup
 
@@ -53,9 +54,14 @@ def recorded(setup: Setup) -> Setup:
     return Setup(setup.config | {"algorithms": filled})
 
 
+def cache_key(population: Population, method: type[Algorithm]) -> str:
+    """What step sizes that were searched for the method on these clients are kept under."""
+    return cache.key(type(population), method) + population.fingerprint()
+
+
 def _coarse(algorithm: Algorithm, setup: Setup) -> dict[str, float]:
     """Step sizes for the algorithm at its default settings, at heterogeneity 1 where there is such a thing."""
-    known = cache.key(type(setup.population), type(algorithm)) + setup.population.fingerprint()
+    known = cache_key(setup.population, type(algorithm))
     found = cache.get(known)
     if found is None or set(found) != set(step_sizes(algorithm)):
         population: Any = setup.population

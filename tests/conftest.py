@@ -1,8 +1,11 @@
 """What the tests of the core share: random federated problems, and whole runs without an evaluation."""
 
+import importlib.util
 import os
+import sys
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +19,8 @@ from fmlab.models import MLP
 from fmlab.objective import Empirical
 from fmlab.setup import prepare
 
+TOOLS = Path(__file__).resolve().parents[1] / "tools"
+sys.path.append(str(TOOLS))  # the tools import each other, and some tests import them
 torch.set_default_dtype(torch.float64)  # theorems are tested to many digits; ``compare`` takes torch's default
 
 
@@ -23,6 +28,19 @@ torch.set_default_dtype(torch.float64)  # theorems are tested to many digits; ``
 def own_cache(tmp_path_factory):
     """No test reads or writes the user's cache folder."""
     os.environ["FMLAB_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def tool():
+    """``tool(name)``: the script of that name, loaded anew."""
+
+    def load(name):
+        spec = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
 
 
 def _problem(sizes=(2, 5, 3), *, runs=2, clients=3, support=4, query=6, classes=False, ragged=False, seed=0):

@@ -3,7 +3,6 @@ whom it cannot read. No browser."""
 
 import asyncio
 import gc
-import importlib.util
 import os
 import re
 import signal
@@ -227,11 +226,8 @@ def test_no_page_names_another_host(app):
 
 
 @pytest.fixture
-def module():
-    spec = importlib.util.spec_from_file_location("app", ROOT / "tools" / "app.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def module(tool):
+    return tool("app")
 
 
 @pytest.mark.parametrize(

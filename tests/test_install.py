@@ -12,31 +12,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import lockfile
+import pipcall
 import pytest
+import records
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-sys.path.append(str(ROOT / "tools"))  # the tools import each other
-import lockfile  # noqa: E402
-import pipcall  # noqa: E402
-import records  # noqa: E402
-
-
-def tool(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
-def install():
+def install(tool):
     return tool("installing")
 
 
 @pytest.fixture
-def start():
+def start(tool):
     return tool("start")
 
 

@@ -12,14 +12,12 @@ import urllib.error
 import zipfile
 from pathlib import Path
 
+import lockfile
+import pipcall
 import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT / "tools"))  # the tools import each other
-import lockfile  # noqa: E402
-import pipcall  # noqa: E402
-
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 STEPS = PROJECT["tool"]["fmlab"]
 EXTRAS = PROJECT["project"]["optional-dependencies"]
@@ -27,11 +25,8 @@ FILES = sorted(lockfile.FOLDER.glob("*.txt"))
 
 
 @pytest.fixture
-def lock():
-    spec = importlib.util.spec_from_file_location("lock", ROOT / "tools" / "lock.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def lock(tool):
+    return tool("lock")
 
 
 def pins(*groups):
@@ -271,7 +266,10 @@ def test_every_package_comes_into_one_group(lock):
         "project": {"dependencies": ["torch", "gym"], "optional-dependencies": {"test": ["pytest"]}},
         "tool": {"fmlab": {"build": ["pip"]}},
     }
-    closure = lambda lines: {name for line in lines for name in needs.get(line, line).split()}  # noqa: E731
+
+    def closure(lines):
+        return {name for line in lines for name in needs.get(line, line).split()}
+
     everything = closure(["torch", "gym", "pytest", "pip"])
     groups = lock.groups(project, everything, closure)
     assert groups["lab"] == {"filelock", "numpy"}

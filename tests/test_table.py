@@ -4,6 +4,7 @@ import json
 import math
 import warnings
 from dataclasses import replace
+from importlib.util import find_spec
 
 import numpy as np
 import pandas as pd
@@ -551,9 +552,7 @@ def test_a_folder_of_files_is_one_client_each_in_mixed_encodings(tmp_path):
 
 def test_parquet_or_how_to_read_it(tmp_path):
     path = tmp_path / "t.parquet"
-    try:
-        import pyarrow  # noqa: F401
-    except ImportError:
+    if find_spec("pyarrow") is None:
         path.write_bytes(b"PAR1")
         with pytest.raises(DataError, match=r"need pyarrow; install it with pip install pyarrow"):
             fm.Table(path, client="who", target="y")

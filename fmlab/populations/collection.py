@@ -24,6 +24,7 @@ teaches nothing and is 0 for everyone.
 from __future__ import annotations
 
 import hashlib
+import warnings
 from abc import abstractmethod
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -112,8 +113,12 @@ class Places:
 
 @dataclass(frozen=True, kw_only=True)
 class Collection(Population):
-    """Abstract. To add a format: fields of its own and ``rows``, which reads it once."""
+    """Abstract. To add a format: fields of its own, and ``read``.
 
+    ``source`` is read once, when the population is made; afterwards the field holds what was read.
+    """
+
+    source: Any = field(kw_only=False)
     n_clients: int = hyper(
         None, symbol="N", low=1, high=10**6, whole=True, optional=True, text="clients that train; None: all others"
     )
@@ -136,12 +141,26 @@ class Collection(Population):
     )
     standardise: bool = choice(False, (False, True), "inputs and targets in units of the training clients' spread")
 
-    @property
     @abstractmethod
+    def read(self) -> tuple[Rows, list[str]]:
+        """All examples of ``source``, and what was decided, a sentence each. Raises DataError."""
+
+    def check_options(self) -> None:
+        """Bring fields of its own into form, before anything is read. Raises DataError."""
+
+    @property
     def rows(self) -> Rows:
         """All examples; the same object every time."""
+        held: Rows = self.source
+        return held
 
     def __post_init__(self) -> None:
+        self.check_options()
+        if not isinstance(self.source, Rows):
+            rows, decided = self.read()
+            object.__setattr__(self, "source", rows)
+            if decided:
+                warnings.warn(f"fm.{type(self).__name__}: {'; '.join(decided)}", Decided, stacklevel=3)
         super().__post_init__()
         total = len(self.rows.names)
         given: dict[str, int | None] = {n: getattr(self, n) for n in ("n_unseen", "n_validation", "n_clients")}
@@ -283,7 +302,7 @@ def _ends(x: Tensor) -> Tensor:
     return torch.stack([x.masked_fill(gone, torch.inf).amin(0), x.masked_fill(gone, -torch.inf).amax(0)])
 
 
-def gathered(where: str, clients: list[tuple[str, Tensor, Tensor]], classes: tuple[str, ...]) -> tuple[Rows, str]:
+def gathered(where: str, clients: list[tuple[str, Tensor, Tensor]], classes: tuple[str, ...]) -> tuple[Rows, list[str]]:
     """All examples of named clients, x (n, d...) and y (n,) int64 or (n, o), and what was decided. Raises DataError
     where they do not fit together, or are too few."""
     short = [name for name, _, y in clients if len(y) < 2]
@@ -301,7 +320,7 @@ def gathered(where: str, clients: list[tuple[str, Tensor, Tensor]], classes: tup
                     f"{where}: {of} of client {other!r} is {tuple(two.shape[1:])} of {two.dtype}, and of client "
                     f"{name!r} {tuple(one.shape[1:])} of {one.dtype}; give all the same"
                 )
-    x, y = (torch.cat([c[k] for c in clients]) for k in (1, 2))  # type: ignore[misc]
+    x, y = torch.cat([x for _, x, _ in clients]), torch.cat([y for _, _, y in clients])
     if x.dtype == torch.bool:
         x = x.double()
     if x.dtype.is_floating_point and not x.isfinite().all():
@@ -313,6 +332,8 @@ def gathered(where: str, clients: list[tuple[str, Tensor, Tensor]], classes: tup
     if bool((y == y[0]).all()):
         raise DataError(f"{where}: y is the same in every example; there is nothing to learn")
     listed = ", ".join(map(repr, short[:5])) + f" and {len(short) - 5} more" * (len(short) > 5)
-    said = f"clients with fewer than two examples left out, which cannot adapt and be scored: {listed}" if short else ""
+    said = (
+        [f"clients with fewer than two examples left out, which cannot adapt and be scored: {listed}"] if short else []
+    )
     counts = torch.tensor([len(c[2]) for c in clients])
     return Rows(x, y, counts, tuple(c[0] for c in clients), classes=classes), said

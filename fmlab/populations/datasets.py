@@ -7,9 +7,8 @@ is in ``collection``.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from fmlab.populations.collection import Collection, DataError, Decided, Rows, gathered
+from fmlab.populations.collection import Collection, DataError, Rows, gathered
 
 
 @dataclass(frozen=True)
@@ -27,23 +26,11 @@ class Datasets(Collection):
     Raises DataError (a ValueError) for what is no such list, and for examples that do not fit together.
     """
 
-    source: Any
-    _: KW_ONLY
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.source, Rows):
-            rows, said = _read(self.source)
-            object.__setattr__(self, "source", rows)
-            if said:
-                warnings.warn(f"fm.Datasets: {said}", Decided, stacklevel=3)
-        super().__post_init__()
-
-    @property
-    def rows(self) -> Rows:
-        return self.source  # type: ignore[no-any-return]
+    def read(self) -> tuple[Rows, list[str]]:
+        return _read(self.source)
 
 
-def _read(source: Any) -> tuple[Rows, str]:
+def _read(source: Any) -> tuple[Rows, list[str]]:
     if isinstance(source, Mapping):
         named = {str(name): d for name, d in source.items()}
         if len(named) < len(source):

@@ -8,9 +8,8 @@ they are), other numbers, or texts (classes in the order of the alphabet). What 
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Iterator
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,30 +17,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fmlab.populations.collection import Collection, DataError, Decided, Rows, gathered
+from fmlab.populations.collection import Collection, DataError, Rows, gathered
 
 
 @dataclass(frozen=True)
 class Leaf(Collection):
     """Raises DataError (a ValueError) for files that are missing, damaged or do not keep to the format."""
 
-    source: Any
-    _: KW_ONLY
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.source, Rows):
-            rows, said = _read(self.source)
-            object.__setattr__(self, "source", rows)
-            if said:
-                warnings.warn(f"fm.Leaf: {said}", Decided, stacklevel=3)
-        super().__post_init__()
-
-    @property
-    def rows(self) -> Rows:
-        return self.source  # type: ignore[no-any-return]
+    def read(self) -> tuple[Rows, list[str]]:
+        return _read(self.source)
 
 
-def _read(folder: Any) -> tuple[Rows, str]:
+def _read(folder: Any) -> tuple[Rows, list[str]]:
     if not isinstance(folder, (str, Path)):
         raise DataError(f"fm.Leaf: source = {type(folder).__name__} is no path of a folder")
     path = Path(folder)

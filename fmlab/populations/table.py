@@ -10,14 +10,13 @@ table, as its form; whatever is a number of a value is read off training clients
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from fmlab.declare import choice
 from fmlab.populations import table_files as files
-from fmlab.populations.collection import Collection, DataError, Decided, Rows
+from fmlab.populations.collection import Collection, DataError, Rows
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,6 @@ class Table(Collection):
     Raises DataError (a ValueError) for whatever cannot be read, with the way out.
     """
 
-    source: Any
     _: KW_ONLY
     client: str | None = None
     target: str | Sequence[str]
@@ -52,24 +50,20 @@ class Table(Collection):
     missing: Sequence[str] = ()
     standardise: bool = choice(True, (False, True), "inputs and targets in units of the training clients' spread")
 
-    def __post_init__(self) -> None:
+    def check_options(self) -> None:
         for name in ("target", "features", "categories", "missing"):
             object.__setattr__(self, name, _names(name, getattr(self, name)))
         if not self.target:
             raise DataError("target = () names no column to predict")
-        options = files.Options(*(getattr(self, name) for name in files.Options._fields))
-        if not isinstance(self.source, Rows):
-            rows, said = files.read(self.source, options)
-            object.__setattr__(self, "source", rows)
-            if said:
-                warnings.warn(f"fm.Table: {'; '.join(said)}", Decided, stacklevel=3)
-        elif self.source.read != options:
+        if isinstance(self.source, Rows) and self.source.read != self._options:
             raise DataError("what a table was read with cannot be changed afterwards; make it anew with fm.Table(...)")
-        super().__post_init__()
+
+    def read(self) -> tuple[Rows, list[str]]:
+        return files.read(self.source, self._options)
 
     @property
-    def rows(self) -> Rows:
-        return self.source  # type: ignore[no-any-return]
+    def _options(self) -> files.Options:
+        return files.Options(*(getattr(self, name) for name in files.Options._fields))
 
 
 def _names(field: str, value: Any) -> tuple[str, ...] | None:

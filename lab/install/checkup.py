@@ -16,19 +16,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 REINSTALL = "run `make repair` (conda: `python tools/install.py --here`, or make the environment anew)"
-SHARED = (
-    "torch",
-    "torchvision",
-    "numpy",
-    "scipy",
-    "pandas",
-    "matplotlib",
-    "sklearn",
-    "PIL",
-    "ipywidgets",
-    "jupyterlab",
-)
 PLAIN = ("numpy", "matplotlib", "pandas", "sklearn", "PIL", "ipywidgets", "jupyterlab", "ipykernel")
+SHARED = ("torch", "torchvision", *PLAIN, "scipy")  # what a foreign folder is likely to bring
 SETTING = ("@jupyterlab/apputils-extension:kernels-settings", "commsOverSubshells")
 
 

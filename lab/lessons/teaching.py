@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 from lab.lessons import exercises
@@ -17,7 +18,11 @@ from lab.lessons.answers import Wrong
 
 def names() -> list[str]:
     """The exercises that can be checked."""
-    return [f.__name__ for lesson in exercises.LESSONS.values() for f in lesson]
+    return list(_exercises())
+
+
+def _exercises() -> dict[str, Callable[[Any], exercises.Steps]]:
+    return {f.__name__: f for lesson in exercises.LESSONS.values() for f in lesson}
 
 
 def check(name: str, answer: Any) -> None:
@@ -31,7 +36,7 @@ def check(name: str, answer: Any) -> None:
 
 def verdict(name: str, answer: Any) -> tuple[bool, str]:
     """(solved, what `check` prints); nothing is recorded. The tests of the solutions call this."""
-    found = {f.__name__: f for lesson in exercises.LESSONS.values() for f in lesson}
+    found = _exercises()
     if name not in found:
         near = [f"; did you mean {n!r}?" for n in difflib.get_close_matches(name, found, 1)]
         raise ValueError(f"there is no exercise {name!r}{''.join(near)} (there are: {', '.join(found)})")

@@ -18,7 +18,7 @@ import numpy as np
 
 import fmlab as fm
 from lab import plots
-from lab.panel.setting import PLAIN, Setting
+from lab.panel.setting import ALIKE, PLAIN, Setting
 from lab.plots.style import Look
 
 H = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -78,7 +78,7 @@ class AdvantageMap:
         names, here = pair(setting), (setting.heterogeneity, setting.inner_steps)
         title = f"{names[1]}'s gain" + (f", {self.unit}" if known else "")
         x = f"heterogeneity ({setting.rounds} rounds, 1 seed)"
-        alike = setting.work == "steps alike"
+        alike = setting.work == ALIKE
         y = "inner steps" if alike else "inner steps; FedAvg at equal work"
         rows = [f"{k}\nFedSGD" if alike and k == 1 else str(k) for k in K]  # FedAvg with one local step
         plots.advantage_map(marks, H, K, percent, here=here, names=names, looks=looks, title=title, x=x, y=y, rows=rows)

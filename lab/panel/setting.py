@@ -30,7 +30,7 @@ ALSO = {"local_steps": "inner_steps", "support": "shots"}
 # One optimiser for every method's server compares the methods; each with its own, the optimisers too.
 SERVERS = {"Adam for all": fm.Adam(), "each its own": None}
 # What the number of inner steps says of the local steps of methods that have no inner ones.
-WORK = ("equal work", "steps alike")
+WORK = EQUAL, ALIKE = ("equal work", "steps alike")
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Setting:
     clients_per_round: int = 25
     methods: tuple[str, ...] = ("FedAvg", PLAIN, "FedMAML")
     server: str = "Adam for all"
-    work: str = "equal work"
+    work: str = EQUAL
     inner_steps: int = 3
     inner_lr: float | None = None
     rounds: int = 300
@@ -79,7 +79,7 @@ class Setting:
     def _method(self, name: str) -> dict[str, Any]:
         cls, server = METHODS[name], None if name == PLAIN else SERVERS[self.server]
         given = self._given(cls)
-        if self.work == "equal work" and reached(cls, "inner_steps") and "inner_steps" not in given:
+        if self.work == EQUAL and "local_steps" in given and "inner_steps" not in given:
             given["local_steps"] = self.local_steps(cls)
         has_server = "server" in {f.name for f in dataclasses.fields(cls)}
         return given | ({"server": server} if has_server and server is not None else {})
@@ -96,7 +96,7 @@ class Setting:
 
     def says(self) -> str:
         """In words, what a client does in a round, where FedAvg and FedMAML take other numbers of steps."""
-        if not {"FedAvg", "FedMAML"} <= {*self.methods} or self.work == "steps alike":
+        if not {"FedAvg", "FedMAML"} <= {*self.methods} or self.work == ALIKE:
             return ""
         inner = f"{self.inner_steps} inner step{'s' * (self.inner_steps > 1)}"
         return f"FedAvg takes {self.local_steps(fm.FedAvg)} local steps, for a client the work of {inner} of FedMAML."

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from fmlab import cache
 from fmlab.declare import step_sizes
 from fmlab.setup import prepare
-from fmlab.tuning import RECORDED, Searched
+from fmlab.tuning import RECORDED, Searched, cache_key
 from fmlab.tuning import recorded as filled
 from lab.panel.setting import METHODS, Setting
 
@@ -46,13 +46,13 @@ def search_all(setting: Setting, say: Callable[[str], None], check: Callable[[],
 
 
 def _missing(setting: Setting, name: str) -> bool:
-    methods, (population, _), _ = dataclasses.replace(setting, methods=(name,)).call()
+    methods, (population, clients), _ = dataclasses.replace(setting, methods=(name,)).call()
     cls, given = methods[name]
     algorithm = cls(**given)
     needed = {field for field in step_sizes(algorithm) if getattr(algorithm, field) is None}
     if needed <= RECORDED.get(setting.task, {}).get(cls.__name__, {}).keys() or (population, cls) in KNOWN:
         return False
-    kept = cache.get(cache.key(population, cls))
+    kept = cache.get(cache_key(population(**clients), cls))
     if kept is None or set(kept) != set(step_sizes(algorithm)):
         return True
     KNOWN.add((population, cls))
