@@ -1,5 +1,6 @@
 """Predictions: what they keep, what they say, and what they never say. The page's own part is a browser's test."""
 
+import html
 import json
 import re
 
@@ -140,7 +141,8 @@ def test_what_a_notebook_gets(monkeypatch):
     question, held = shown
     assert question["text/plain"].startswith(QUESTION)
     assert held["text/plain"] == "<fmlab panel: client drift>"
-    assert held["image/png"] == panel._png
+    assert held["image/png"] == panel._repr_mimebundle_()["image/png"]
+    assert f'alt="{html.escape(panel.sentence)}"' in held["text/html"]
     view = held["application/vnd.jupyter.widget-view+json"]["model_id"]
     assert view != panel.model_id  # the box that waits
     panel.close()
