@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fmlab import archive
 from fmlab.adaptation import adapts_by, using
+from fmlab.baselines import LOCAL_STEPS, baselines
 from fmlab.data import Clients, Tree
 from fmlab.declare import Sweep, Validated, lanes, pick, step_sizes, sweep_length
 from fmlab.engine import State
@@ -25,9 +26,6 @@ from fmlab.setup import Setup, prepare
 if TYPE_CHECKING:
     import pandas
 
-# Step sizes of local-only training. 0.05 and 0.1 are left out: on sines they stand at the edge of divergence, where the
-# end depends on the last digit of every number.
-LOCAL_STEPS, LOCAL_GRID = 100, (0.005, 0.02, 0.5)
 SERIES = ("learning", "learning_accuracy", "bytes_up", "bytes_down", "gradient_evaluations")  # one entry an evaluation
 ByMethod = dict[str, Tensor]
 
@@ -258,26 +256,6 @@ def load(folder: str | Path, *, classes: Sequence[type[Any]] = (), **given: Any)
             study = _fold(setup, tensors)
             _check(study)
     return study
-
-
-@torch.no_grad()
-def baselines(setup: Setup, between: Callable[[], object] = lambda: None) -> dict[str, tuple[Tensor, Tensor | None]]:
-    """Loss and accuracy on unseen clients of the trivial predictor, where there is one, and of local-only training:
-    LOCAL_STEPS gradient steps from a fresh model on the support set, the step size validated."""
-    f = setup.objective
-    found = {} if setup.trivial is None else {"trivial": setup.trivial}
-
-    def local(clients: Clients, lr: float) -> tuple[Tensor, Tensor | None]:
-        support, query = clients.everyone()
-        w = setup.start[:, None].expand(-1, clients.number, -1)
-        for _ in range(LOCAL_STEPS // 10):
-            between()
-            w = f.descend(w, support, lr, 10)
-        return next(f.scores([w], query))
-
-    losses = [local(setup.validation, lr)[0].mean().nan_to_num(float("inf")).item() for lr in LOCAL_GRID]
-    found["local only"] = local(setup.unseen, LOCAL_GRID[losses.index(min(losses))])
-    return found
 
 
 METHODS = [f.name for f in fields(Study) if f.type == "ByMethod"]

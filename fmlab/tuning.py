@@ -19,11 +19,11 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, replace
 from importlib.resources import files
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -41,6 +41,8 @@ COARSE = (0.002, 0.01, 0.05, 0.2, 1.0)
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the server's usual step size
 COARSE_SEEDS = (100, 101)
 NUMBERS = (1, 2, 3, 5, 10)  # of steps that the search is made for
+T = TypeVar("T")
+Step = tuple[float, int, T]  # a score, the place of its step size in the grid, and what was made with it
 Found = dict[str, float]  # by field; "server": the server's step size; "score": what it scored
 Places = dict[str, dict[str, dict[str, Found]]]  # by method, server and number of steps
 RECORDED: dict[str, Places] = json.loads(files("fmlab").joinpath("recorded.json").read_text())
@@ -207,9 +209,9 @@ def search(
     if has_server(algorithm) and hasattr(algorithm.server, "lr") and (server or is_open(algorithm)):
         values["server"] = tuple(algorithm.server.usual * factor for factor in FACTORS)
     if not values:
-        return _best(_scores(best, setup, adaptation), setup.useless)
+        return best_of(_scores(best, setup, adaptation), setup.useless)
     for name in [*values] * (2 if len(values) > 1 else 1):
-        best, scored = _best(_scores(_with(best, name, Sweep(values[name])), setup, adaptation), setup.useless)
+        best, scored = best_of(_scores(_with(best, name, Sweep(values[name])), setup, adaptation), setup.useless)
     return best, scored
 
 
@@ -223,19 +225,20 @@ def _stepping(server: Any, lr: Any) -> Any:
     return replace(server, lr=lr)
 
 
-def _best(scores: Iterator[tuple[float, int, Algorithm]], useless: float) -> tuple[Algorithm, float]:
-    """The best of those whose larger neighbour can be used too; the best of all where there is none such."""
-    of_value: dict[int, tuple[float, Algorithm]] = {}
-    for score, place, algorithm in scores:
+def best_of(scores: Iterable[Step[T]], useless: float) -> tuple[T, float]:
+    """The best of the step sizes whose larger neighbour can be used too, and its score; the best of all where there is
+    none such. A place counts the values in rising order; one that comes twice counts with its better score."""
+    of_value: dict[int, tuple[float, T]] = {}
+    for score, place, made in scores:
         if place not in of_value or score < of_value[place][0]:
-            of_value[place] = score, algorithm
+            of_value[place] = score, made
     last = len(of_value) - 1
     safe = [place for place in of_value if of_value[min(place + 1, last)][0] <= useless]
     scored, best = min((of_value[place] for place in safe or of_value), key=lambda found: found[0])
     return best, scored
 
 
-def _scores(algorithm: Algorithm, setup: Setup, grid: tuple[float, ...]) -> Iterator[tuple[float, int, Algorithm]]:
+def _scores(algorithm: Algorithm, setup: Setup, grid: tuple[float, ...]) -> Iterator[Step[Algorithm]]:
     """Train once for all swept values, then score every adaptation step size: score, place of the value, algorithm."""
     useless, held = setup.useless, _trained(algorithm, setup)  # in this order: validation clients are checked first
     adaptation = step_sizes(algorithm, ("adaptation",))

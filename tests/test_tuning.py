@@ -118,7 +118,7 @@ def test_a_step_size_whose_larger_neighbour_fails_is_not_taken():
     methods = [fm.FedAvg(lr=lr) for lr in (0.1, 0.2, 0.5)]
 
     def best(*scores):
-        return tuning._best(((s, i, methods[i]) for i, s in enumerate(scores)), useless=10.0)[0].lr
+        return tuning.best_of(((s, i, methods[i]) for i, s in enumerate(scores)), useless=10.0)[0].lr
 
     assert best(3.0, 2.0, 4.0) == 0.2
     assert best(3.0, 2.0, 14.0) == 0.1
