@@ -27,7 +27,7 @@ import torch
 import fmlab as fm
 from fmlab.declare import step_sizes
 from fmlab.setup import prepare
-from fmlab.tuning import GRID, NUMBERS, has_server, name_of, number_of_steps, search, values_of
+from fmlab.tuning import FACTORS, GRID, NUMBERS, has_server, is_open, name_of, number_of_steps, search, values_of
 
 RECORD = Path(fm.__file__).with_name("recorded.json")
 SEEDS, ROUNDS, VALIDATION = (100, 101, 102, 103), 300, 100
@@ -63,6 +63,17 @@ def around(value: float) -> tuple[float, ...]:
     return GRID[first : first + 5]
 
 
+def beyond(tried: tuple[float, ...], best: float) -> tuple[float, ...]:
+    """The next value to try where the best one is the first or the last; of the client's step sizes the grid's."""
+    if best not in (tried[0], tried[-1]):
+        return ()
+    down = best == tried[0]
+    if best not in GRID:
+        return (best / 2,) if down else (best * 2,)
+    here = GRID.index(best) + (-1 if down else 1)
+    return (GRID[here],) if 0 <= here < len(GRID) else ()
+
+
 def neighbour(known: dict[str, dict[str, float]], number: str) -> dict[str, float]:
     """What was found for the nearest smaller number of steps, or else the nearest: where to look first."""
     numbers = sorted((n for n in known if "score" in known[n]), key=lambda n: abs(int(n) - int(number)))
@@ -82,15 +93,22 @@ def record(algorithm: fm.Algorithm, population: type[fm.Population], again: bool
     except ValueError as reason:
         print(f"{population.__name__:12} {' '.join(place)} left out: {reason}", flush=True)
         return
-    window = {f: around(v) for f, v in neighbour(known, place[2]).items() if f in step_sizes(algorithm)}
+    near = neighbour(known, place[2])
+    window = {f: around(near[f]) if f in near else GRID for f in step_sizes(algorithm)}
+    if is_open(algorithm):
+        centre, most = (
+            near.get("server", algorithm.server.usual),
+            1.0 if isinstance(algorithm.server, fm.Adam) else 10.0,
+        )
+        window["server"] = tuple(lr for factor in FACTORS if (lr := centre * factor) <= most)
     while True:
-        best, score = search(algorithm, setup, {f: window.get(f, GRID) for f in step_sizes(algorithm)})
-        wider = {f: tuple(sorted({*tried, *around(getattr(best, f))})) for f, tried in window.items()}
-        at_an_end = [f for f, tried in window.items() if getattr(best, f) in (tried[0], tried[-1])]
-        if all(wider[f] == window[f] for f in at_an_end):
+        best, score = search(algorithm, setup, window)
+        found = values_of(best) | {"score": score}
+        wider = {f: (*tried, *beyond(tried, found[f])) for f, tried in window.items()}
+        if wider == window:
             break
-        window |= {f: wider[f] for f in at_an_end}
-    found = {f: float(f"{v:.4g}") for f, v in (values_of(best) | {"score": score}).items()}
+        window = {f: tuple(sorted(tried)) for f, tried in wider.items()}
+    found = {f: float(f"{v:.4g}") for f, v in found.items()}
     print(f"{population.__name__:12} {' '.join(place):30} {found}  {time.perf_counter() - began:.0f} s", flush=True)
     whole = json.loads(RECORD.read_text())  # another run may have written meanwhile
     at = whole.setdefault(population.__name__, {}).setdefault(place[0], {}).setdefault(place[1], {})

@@ -195,8 +195,8 @@ def search(
     server: bool = False,
 ) -> tuple[Algorithm, float]:
     """The algorithm with its step sizes replaced by the best of ``grid``, the same for all fields or by their names,
-    and with the server's replaced by the best of ``FACTORS`` times its usual one where it is left open, or where
-    ``server`` asks for it; and what it scored. ValueError if it is swept.
+    and with the server's replaced by the best of ``FACTORS`` times its usual one, or of the grid under "server", where
+    it is left open, or where ``server`` asks for it; and what it scored. ValueError if it is swept.
     """
     if sweeps(algorithm):
         raise ValueError(
@@ -207,7 +207,7 @@ def search(
     adaptation = next((of[f] for f in step_sizes(algorithm, ("adaptation",))), ())
     best = replace(algorithm, **{f: of[f][len(of[f]) // 3] for f in step_sizes(algorithm)})
     if has_server(algorithm) and hasattr(algorithm.server, "lr") and (server or is_open(algorithm)):
-        values["server"] = tuple(algorithm.server.usual * factor for factor in FACTORS)
+        values["server"] = of.get("server", tuple(algorithm.server.usual * factor for factor in FACTORS))
     if not values:
         return best_of(_scores(best, setup, adaptation), setup.useless)
     for name in [*values] * (2 if len(values) > 1 else 1):
