@@ -223,7 +223,7 @@ def test_a_preset_moves_the_controls(make, slider, press, small):
 
 def test_the_recorded_step_size_is_shown_wherever_it_is_taken(make, press):
     panel = make()
-    control, found = panel.board.controls["inner_lr"], recorded("inner_lr", "Sines")
+    control, found = panel.board.controls["inner_lr"], recorded("inner_lr", Setting())[0]
     panel.buttons.presets.value = "a step size too large"
     assert control.box.value != found
     press(panel, "reset")
