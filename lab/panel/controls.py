@@ -15,7 +15,13 @@ import ipywidgets as widgets
 from fmlab.declare import Hyper
 from lab.plots.style import Look
 
-WORDS = {"clients_per_round": "clients a round", "inner_lr": "inner step size", "k": "steps shown"}
+WORDS = {
+    "clients_per_round": "clients a round",
+    "inner_lr": "inner step size",
+    "k": "steps shown",
+    "lr": "step size",
+    "round": "round shown",
+}
 Changed = Callable[[str, Any], None]
 
 
@@ -82,6 +88,8 @@ class Control:
         parts = [self.row, self.message] if self.recorded is None else [self.row, self.note, self.message]
         self.root = widgets.VBox(parts, layout=widgets.Layout(width="100%"))
         self.root.add_class("fmlab-control")
+        if h.log and not h.whole:
+            self.root.add_class("fmlab-log")
         self.root.add_class(f"fmlab-{field}")
         self._enable()
 
