@@ -61,6 +61,11 @@ def at_home(page):
     return ELSEWHERE.sub("", page)
 
 
+def main_part(page):
+    """What is between Voila's own head and foot is the page's main part, to who asks for it by name."""
+    return page.replace('<div id="rendered_cells"', '<div id="rendered_cells" role="main"', 1)
+
+
 class AtHome(jinja2.BaseLoader):
     """The templates of a loader, without what they name elsewhere."""
 
@@ -169,7 +174,7 @@ class Page(TornadoVoilaHandler):
     def write(self, chunk):
         if self.visit is not None and self.visit.gone:
             raise Finish
-        super().write(at_home(chunk) if isinstance(chunk, str) else chunk)
+        super().write(main_part(at_home(chunk)) if isinstance(chunk, str) else chunk)
 
     def say_full(self):
         kernels = self.kernel_manager
@@ -241,6 +246,7 @@ EXERCISES = "They need a cell to write in: `make lab` opens this lesson as a not
 STYLE = """<style>
 #rendered_cells > div > * { max-width: 1140px; margin: 0 auto; }
 #rendered_cells .jp-RenderedMarkdown > :is(p, ul, ol, details) { max-width: 46em; }
+#rendered_cells .jp-RenderedMarkdown a { text-decoration: underline; }
 #rendered_cells:has(.fmlab-projector) > div > * { max-width: none; }
 body:has(.fmlab-commit:not(.mod-active)) .celltag_answer > * { display: none; }
 body:has(.fmlab-commit:not(.mod-active)) .celltag_answer::before { display: block; padding: 2px 10px;

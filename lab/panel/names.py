@@ -18,6 +18,11 @@ const name = () => {
     const exponent = +handle.getAttribute("aria-valuenow");
     if (control?.classList.contains("fmlab-log")) set(handle, "aria-valuetext", `${+(10 ** exponent).toPrecision(3)}`);
   }
+  for (const input of root.querySelectorAll("input[type=number], select")) {
+    const row = input.closest(".fmlab-control") ?? input.parentElement;
+    const label = row.querySelector(".widget-label")?.textContent || input.title.split(":")[0];
+    set(input, "aria-label", input.tagName === "INPUT" ? `${label}, as a number` : label);
+  }
   for (const sentence of root.querySelectorAll(".fmlab-summary, .fmlab-error")) set(sentence, "aria-live", "polite");
   for (const group of root.querySelectorAll(".widget-radio-box")) {
     set(group, "role", "radiogroup");
@@ -25,6 +30,8 @@ const name = () => {
   }
 };
 if (root) {
+  set(root, "role", "region");
+  set(root, "aria-label", root.classList.contains("fmlab-predict") ? "prediction" : "live panel");
   const seen = ["aria-valuenow", "class"];
   new MutationObserver(name).observe(root, {childList: true, subtree: true, attributeFilter: seen});
   name();
