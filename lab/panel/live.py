@@ -86,7 +86,11 @@ class Live(widgets.VBox):
         with suppress(Exception):  # the panel says it itself
             self._worker.wait(None if self._sync else 3.0)
         bundle = super()._repr_mimebundle_(**kwargs) or {}
-        return {**bundle, "text/plain": repr(self), "image/png": self._png}
+        stored: dict[str, Any] = {"text/plain": repr(self)}
+        if self._png:
+            png = style.small(self._png)
+            stored |= {"image/png": png, "text/html": style.tag(png, self.sentence or repr(self))}
+        return {**bundle, **stored}
 
     def _paint(self, draws: Mapping[str, Draw], calm: bool = False) -> None:
         self._png = self._canvas.paint(draws, calm)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Container
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,11 @@ def sentence(study: Study, k: int | None = None, quantity: str = "loss", clients
     said = _verdict(verdict, quantity, clients, f"{when}{progress}", k, own)
     parts = [said, *_beside(study, verdict, quantity), diverged(study, clients)]
     return " ".join(filter(None, parts))
+
+
+def wrapped(text: str) -> str:
+    """In lines that a notebook's page need not break inside a word."""
+    return textwrap.fill(text, 100, subsequent_indent="  ")
 
 
 def _verdict(v: fm.Verdict, quantity: str, clients: str, when: str, k: int, own: Container[str]) -> str:

@@ -23,7 +23,6 @@ PLAYGROUND = ["import lab", "panel = lab.playground()\npanel"]
 LESSON = [
     "import lab",
     "lab.drift()",
-    'lab.predict("Which ends lower?", ["FedAvg", "FedMAML"])',
     'lab.check("megabytes", None)',
 ]
 # From a page's first second on: when the picture changed, when the main thread was held, when an event was handled.
@@ -175,7 +174,7 @@ def test_sliders_move_picture_and_sentence(in_lab, subshells):
 
 
 def test_lesson_parts(in_lab):
-    """The drift panel by keyboard and mouse, and a prediction with keys alone."""
+    """The drift panel by keyboard and mouse, and an exercise."""
     reader = in_lab(LESSON)
     reader.page.locator(".fmlab-panel").wait_for()
     reader.page.wait_for_function("document.querySelector('.fmlab-summary').innerText.length > 20")
@@ -185,20 +184,7 @@ def test_lesson_parts(in_lab):
     before = reader.changed(before)
     reader.drag("heterogeneity", 60)
     reader.changed(before)
-    asked = reader.page.locator(".fmlab-predict")
-    assert asked.locator("button").last.is_disabled()
-    asked.locator("button").nth(0).focus()
-    reader.page.keyboard.press("Tab")
-    reader.page.keyboard.press("Space")
-    commit = asked.locator("button:enabled", has_text="Commit to this guess")
-    commit.wait_for()
-    commit.focus()
-    reader.page.keyboard.press("Space")
-    asked.get_by_text("Your guess").wait_for()
-    assert asked.locator("b").inner_text() == "FedMAML"
     assert "not answered yet" in reader.page.locator(".jp-OutputArea-output").last.inner_text()
-    RESULTS.mkdir(exist_ok=True)
-    asked.screenshot(path=RESULTS / "predict.png")
     reader.is_content()
 
 

@@ -33,6 +33,19 @@ def test_each_panel_of_a_lesson_and_the_playground(small):
         panel.close()
 
 
+def test_a_panel_starts_and_starts_again_from_what_was_given(small):
+    panel = lab.one_client(synchronous=True, k=1, **small)
+    assert "after 1 adaptation step," in panel.sentence
+    assert panel.board.controls["k"].slider.value == 1
+    panel.set(k=3)
+    panel._reset()
+    panel.wait()
+    assert "after 1 adaptation step," in panel.sentence
+    panel.close()
+    with pytest.raises(ValueError, match="k = 9 is not a whole number from 0 to 5"):
+        lab.one_client(synchronous=True, k=9, **small)
+
+
 def test_classes_of_the_page(make, walk):
     panel = make(views=("learning", "adaptation"))
     classes = {c for w in walk(panel) for c in getattr(w, "_dom_classes", ())}
