@@ -82,8 +82,8 @@ def winner(lead: float) -> str:
 def table(found: dict[str, dict[str, Leads]]) -> str:
     lines = [HEAD.format(level=LEVEL)]
     for task in TASKS:
-        lines += [f"## {task}", "", "| heterogeneity | inner steps | after 1: recorded | searched | after 5: recorded | searched | |",
-                  "|---|---|---|---|---|---|---|"]  # fmt: skip
+        columns = "heterogeneity | inner steps | after 1: recorded | searched | after 5: recorded | searched | "
+        lines += [f"## {task}", "", f"| {columns}|", "|---" * 7 + "|"]
         for h in H:
             for k in K:
                 if (leads := found.get(f"{task} {h:g} {k}")) is None:
