@@ -12,6 +12,8 @@ from typing import Any
 
 import ipywidgets as widgets
 
+from lab.panel.css import head
+
 _guesses: dict[tuple[str, ...], str] = {}  # guesses of this kernel, so that a cell run again still shows its own
 
 
@@ -40,7 +42,8 @@ class Prediction(widgets.VBox):
         self.said = widgets.HTML()
         self._then = then
         asked = widgets.HTML(f"<p style='font-weight:600;line-height:1.4;margin:0'>{html.escape(question)}</p>")
-        super().__init__([asked, widgets.VBox(self.options), self.button, self.said])
+        super().__init__([asked, head(), widgets.VBox(self.options), self.button, self.said])
+        self.add_class("fmlab-live")
         self.add_class("fmlab-predict")
         self.button.on_click(self.commit)
         if self.guess is not None:
@@ -73,7 +76,7 @@ class Prediction(widgets.VBox):
             button.disabled = True
         self.said.value = f"<p role='status'>Your guess: <b>{html.escape(str(self.guess))}</b>. Now see.</p>"
         if self._then is not None:
-            self.children = (*self.children[:4], self._then)
+            self.children = (*self.children[:5], self._then)
 
     def __repr__(self) -> str:
         return "\n".join([self.question, *(f"  ( ) {c}" for c in self.choices)])

@@ -50,7 +50,7 @@ class Live(widgets.VBox):
         self._error.add_class("fmlab-error")
         super().__init__()
         cells.take(self)
-        for css in ("fmlab-panel", f"fmlab-{size}", f"fmlab-{theme}"):
+        for css in ("fmlab-live", "fmlab-panel", f"fmlab-{size}", f"fmlab-{theme}"):
             self.add_class(css)
 
     def wait(self, timeout: float | None = None, background: bool = False) -> None:

@@ -18,7 +18,7 @@ import ipywidgets as widgets
 
 import fmlab as fm
 from lab.panel.board import Board, Buttons, check
-from lab.panel.css import STYLE
+from lab.panel.css import head
 from lab.panel.live import Live
 from lab.panel.session import Session
 from lab.panel.setting import METHODS, PLAIN, PRESETS, Setting
@@ -81,7 +81,7 @@ class Panel(Live):
         row = widgets.HBox([*self.buttons.row, self._status], layout=wrapped)
         # Words that come and go stand below the picture, so that it never moves.
         below = [self._error, self._summary, self._note, self._code]
-        self.children = (widgets.HTML(STYLE), self.board.root, row, self._canvas.image, *below)
+        self.children = (head(), self.board.root, row, self._canvas.image, *below)
         self._paint({})
         self._submit()
 
