@@ -149,9 +149,9 @@ def test_bad_values_are_said_and_change_nothing(panel):
 
 
 def test_it_can_be_stored_without_a_kernel(panel):
-    shown = panel._repr_mimebundle_()
+    shown, _ = panel._repr_mimebundle_()
     assert shown["text/plain"] == "<fmlab panel: client drift>"
-    assert shown["image/png"] == panel._canvas.image.value
+    assert shown["image/png"] == panel._canvas.with_words(panel.sentence)
     assert {"fmlab-panel"} <= set(panel._dom_classes)
     assert all(f"fmlab-{n}" in c.root._dom_classes for n, c in panel._controls.items())
 

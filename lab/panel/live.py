@@ -81,12 +81,19 @@ class Live(widgets.VBox):
     def __repr__(self) -> str:
         return f"<fmlab panel: {self.name}>"
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The live panel, and for a page that has no kernel the picture over its sentence."""
         cells.take(self)
         with suppress(Exception):  # the panel says it itself
             self._worker.wait(None if self._sync else 3.0)
         bundle = super()._repr_mimebundle_(**kwargs) or {}
-        return {**bundle, "text/plain": repr(self), "image/png": self._png}
+        words = self._in_words()
+        stored = {"text/plain": repr(self), "image/png": self._canvas.with_words(words)}
+        return bundle | stored, {"image/png": {"alt": words}}
+
+    def _in_words(self) -> str:
+        """What the stored picture says beneath it."""
+        return self.sentence or html.unescape(self._error.value)
 
     def _paint(self, draws: Mapping[str, Draw], calm: bool = False) -> None:
         self._png = self._canvas.paint(draws, calm)

@@ -122,10 +122,13 @@ class Panel(Live):
         """A cell that computes the study of the present setting with ``fm.compare``."""
         return self._setting.code()
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         if self._sync and "map" in self.views.names and self._shown is not None:
             self._fill_map(self._shown, lambda: None)  # what is stored is complete
         return super()._repr_mimebundle_(**kwargs)
+
+    def _in_words(self) -> str:
+        return f"{super()._in_words()} ({self._status.value})"  # it may be taken in the middle of a run
 
     # --- what controls and buttons do ---------------------------------------------------------------
 

@@ -1,11 +1,13 @@
 """What a panel is, and the way from a control to a study."""
 
 import dataclasses
+import io
 
 import numpy as np
 import pytest
 import torch
 from matplotlib.colors import to_rgb
+from PIL import Image
 
 import fmlab as fm
 import lab
@@ -55,9 +57,16 @@ def test_every_control_has_words_a_tooltip_and_a_number_box(make):
 
 
 def test_what_is_stored_and_shown_without_a_kernel(make):
-    bundle = make()._repr_mimebundle_()
+    panel = make()
+    bundle, beside = panel._repr_mimebundle_()
     assert bundle["text/plain"] == "<fmlab panel: test>"
-    assert bundle["image/png"].startswith(b"\x89PNG")
+    assert beside["image/png"]["alt"] == f"{panel.sentence} (round 10 of 10, 1 seed)"
+    seen, stored = (np.asarray(Image.open(io.BytesIO(png))) for png in (panel._png, bundle["image/png"]))
+    assert np.array_equal(stored[: len(seen)], seen)
+    words = stored[len(seen) :, :, :3] < 128  # dark on light
+    assert words[:, : len(words[0]) // 2].any()
+    assert not words[[0, -1]].any()
+    assert not words[:, [0, -1]].any(), "and not over its edges"
     assert "application/vnd.jupyter.widget-view+json" in bundle
 
 
@@ -243,5 +252,5 @@ def test_a_panel_whose_first_answer_fails_is_shown_and_says_why(make, monkeypatc
 
     monkeypatch.setattr(fm, "stream", fails)
     panel = make(synchronous=False)
-    assert "application/vnd.jupyter.widget-view+json" in panel._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in panel._repr_mimebundle_()[0]
     assert "no such images" in panel._error.value
