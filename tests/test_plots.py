@@ -95,10 +95,24 @@ def pixels(figure):
 
 
 def test_a_figure_shows_itself_without_pyplot(study):
-    figure = style.figure(2, says="loss against rounds")
+    figure = style.figure(2, says='loss < 1 against "rounds"')
     shown = figure._repr_mimebundle_()
     assert Image.open(io.BytesIO(shown["image/png"])).size == (832, 288)
-    assert shown["text/plain"] == "<Figure: loss against rounds>"
+    assert shown["text/plain"] == '<Figure: loss < 1 against "rounds">'
+    assert shown["text/html"].startswith(
+        '<img alt="loss &lt; 1 against &quot;rounds&quot;" src="data:image/png;base64,'
+    )
+
+
+def test_few_colours_are_enough(study):
+    """What a notebook stores differs from what was drawn by less than an eye sees, and takes half of the bytes."""
+    figure = style.figure(2)
+    plots.learning(figure.axes[0], study)
+    plots.adaptation(figure.axes[1], study)
+    drawn, stored = figure.png(), style.small(figure.png())
+    apart = np.abs(pixels(figure).astype(int) - np.asarray(Image.open(io.BytesIO(stored)).convert("RGB")))
+    assert np.quantile(apart, 0.999) <= 16
+    assert len(stored) < len(drawn) / 2
 
 
 @pytest.mark.parametrize("entries", [1, 5])

@@ -74,7 +74,7 @@ class Board:
         self._quiet = True
         try:
             for field, control in self.controls.items():
-                control.limits(*_bounds(field, setting), recorded(field, setting.task))
+                control.limits(*_bounds(field, setting), *recorded(field, setting))
                 control.set(_shown(field, setting, viewpoint))
             for name, row in self.switches.items():
                 row.children[1].value = name in setting.methods
@@ -146,7 +146,12 @@ class Buttons:
 
 DROPDOWNS: dict[str, tuple[str, list[str], str]] = {
     "task": ("task", list(TASKS), "what the clients learn"),
-    "server": ("server", list(SERVERS), "what steps on the clients' mean: one optimiser for all, or each method's own"),
+    "server": (
+        "server",
+        list(SERVERS),
+        "what steps on the clients' mean: one optimiser for all, or for each method the one that scored better when "
+        "step sizes were searched, or its own",
+    ),
     "work": (
         "local steps",
         list(WORK),

@@ -77,7 +77,10 @@ class Control:
             self.recorded.observe(self._switched, "value")
             row.append(self.recorded)
         self.row = widgets.HBox(row, layout=widgets.Layout(width="100%", align_items="center"))
-        self.root = widgets.VBox([self.row, self.message], layout=widgets.Layout(width="100%"))
+        self.note = widgets.HTML()  # where the recorded value was found
+        self.note.add_class("fmlab-note")
+        parts = [self.row, self.message] if self.recorded is None else [self.row, self.note, self.message]
+        self.root = widgets.VBox(parts, layout=widgets.Layout(width="100%"))
         self.root.add_class("fmlab-control")
         self.root.add_class(f"fmlab-{field}")
         self._enable()
@@ -99,14 +102,17 @@ class Control:
         self._say("")
         self._enable()
 
-    def limits(self, h: Hyper, low: float, high: float, instead: float | None = None) -> None:
-        """Another task, another declaration. ``instead``: the number to show while the recorded one is taken."""
+    def limits(self, h: Hyper, low: float, high: float, instead: float | None = None, found: str = "") -> None:
+        """Another task, another declaration. ``instead``: the number to show while the recorded one is taken; ``found``
+        says where it comes from."""
         self.hyper, self.low, self.high, self._instead = h, low, high, instead
         self._quiet = True
         try:
             if (not h.log) and (self.slider.min, self.slider.max) != (low, high):
                 with self.slider.hold_trait_notifications():
                     self.slider.min, self.slider.max = low, high
+            if self.note.value != found:
+                self.note.value = found
             self.slider.tooltip = self.box.tooltip = self._tooltip()
         finally:
             self._quiet = False

@@ -26,6 +26,8 @@ STYLE = """<style>
 .fmlab-control { position: relative; }
 .fmlab-control > .fmlab-message { position: absolute; top: 100%; left: 0; z-index: 5; padding: 0 6px;
   background: var(--jp-layout-color0, #fff); border: 1px solid currentColor; }
+.fmlab-control > .fmlab-note { margin: -4px 0 0 116px; }
+.fmlab-note .widget-html-content { font-size: 0.85em; line-height: 1.2; color: var(--jp-ui-font-color2, #666); }
 .fmlab-message, .fmlab-error { color: var(--jp-error-color0, #b00020); }
 .fmlab-live { position: relative; }
 .fmlab-gone { display: none; position: absolute; left: 0; right: 0; z-index: 6; padding: 8px 12px; font-size: 1.15em;

@@ -81,19 +81,22 @@ class Live(widgets.VBox):
     def __repr__(self) -> str:
         return f"<fmlab panel: {self.name}>"
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         """The live panel, and for a page that has no kernel the picture over its sentence."""
         cells.take(self)
         with suppress(Exception):  # the panel says it itself
             self._worker.wait(None if self._sync else 3.0)
         bundle = super()._repr_mimebundle_(**kwargs) or {}
-        words = self._in_words()
-        stored = {"text/plain": repr(self), "image/png": self._canvas.with_words(words)}
-        return bundle | stored, {"image/png": {"alt": words}}
+        stored: dict[str, Any] = {"text/plain": repr(self)}
+        if self._png:
+            words = self._in_words()
+            png = style.small(self._canvas.with_words(words))
+            stored |= {"image/png": png, "text/html": style.tag(png, words)}
+        return {**bundle, **stored}
 
     def _in_words(self) -> str:
-        """What the stored picture says beneath it."""
-        return self.sentence or html.unescape(self._error.value)
+        """What the stored picture says, beneath it and to who cannot see it."""
+        return self.sentence or html.unescape(self._error.value) or repr(self)
 
     def _paint(self, draws: Mapping[str, Draw], calm: bool = False) -> None:
         self._png = self._canvas.paint(draws, calm)

@@ -34,8 +34,8 @@ LOOKED_AT = {f.name for f in dataclasses.fields(Viewpoint)}
 class Panel(Live):
     """A live panel. ``set``, ``wait`` and ``study`` do from code what hands and eyes do.
 
-    controls: fields that get a control; the others stay as ``setting`` has them. views: of ``views.CELLS``. buttons: of
-    ``board.BUTTONS``. options: ``theme``, ``size``, ``synchronous``, see ``Live``.
+    controls: fields that get a control; the others stay as ``setting`` and ``viewpoint`` have them. views: of
+    ``views.CELLS``. buttons: of ``board.BUTTONS``. options: ``theme``, ``size``, ``synchronous``, see ``Live``.
     """
 
     def __init__(
@@ -45,12 +45,13 @@ class Panel(Live):
         views: Sequence[str],
         *,
         setting: Setting | None = None,
+        viewpoint: Viewpoint | None = None,
         buttons: Sequence[str] = (),
         **options: Any,
     ) -> None:
         self.session = Session()
-        self._first = self._setting = setting = check(setting or Setting(), Viewpoint())
-        self._viewpoint = Viewpoint()
+        self._seen_first = self._viewpoint = viewpoint or Viewpoint()
+        self._first = self._setting = setting = check(setting or Setting(), self._viewpoint)
         self._study: fm.Study | None = None
         self._shown: Setting | None = None  # what the study on show answers
         self._ended = False  # whether it is the end of a run, where participating clients can be scored
@@ -60,6 +61,7 @@ class Panel(Live):
         super().__init__(name, lambda theme: self.views.canvas(theme, options.get("size", "notebook")), **options)
         # Where every event is computed at once, as on Colab, only the slider's last place is.
         self.board = Board(controls, setting, looks, self._moved, every_event=not self._sync)
+        self.board.show(setting, self._viewpoint)
         calls = {
             "play / pause": self._play,
             "one round": self._one_round,
@@ -122,7 +124,7 @@ class Panel(Live):
         """A cell that computes the study of the present setting with ``fm.compare``."""
         return self._setting.code()
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         if self._sync and "map" in self.views.names and self._shown is not None:
             self._fill_map(self._shown, lambda: None)  # what is stored is complete
         return super()._repr_mimebundle_(**kwargs)
@@ -193,7 +195,7 @@ class Panel(Live):
 
     def _reset(self) -> None:
         self._worker.resume()
-        self._setting, self._viewpoint = self._first, Viewpoint()
+        self._setting, self._viewpoint = self._first, self._seen_first
         self.buttons.forget_preset()
         self.board.show(self._setting, self._viewpoint)
         self._submit()

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from lab.panel.board import BUTTONS, GROUPS
-from lab.panel.panel import FIELDS, Panel
+from lab.panel.panel import FIELDS, LOOKED_AT, Panel
 from lab.panel.setting import Setting
-from lab.panel.views import CELLS
+from lab.panel.views import CELLS, Viewpoint
 
 
 def playground(**options: Any) -> Panel:
     """The panel for exploring: every control, every view. Options: ``theme``, ``size``, ``synchronous``, and any
-    field of the first setting, for example ``heterogeneity=0.5``."""
+    field of the first setting, for example ``heterogeneity=0.5``, or of what is looked at, ``k=1``."""
     controls = [field for fields in GROUPS.values() for field in fields]
     return _panel("playground", controls, list(CELLS), buttons=tuple(BUTTONS), **options)
 
@@ -34,5 +34,6 @@ def one_client(**options: Any) -> Panel:
 
 
 def _panel(name: str, controls: Sequence[str], views: Sequence[str], **options: Any) -> Panel:
-    given = {k: options.pop(k) for k in list(options) if k in FIELDS}
-    return Panel(name, controls, views, setting=Setting(**given), **options)
+    setting = Setting(**{k: options.pop(k) for k in list(options) if k in FIELDS})
+    viewpoint = Viewpoint(**{k: options.pop(k) for k in list(options) if k in LOOKED_AT})
+    return Panel(name, controls, views, setting=setting, viewpoint=viewpoint, **options)

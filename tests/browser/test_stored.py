@@ -1,6 +1,5 @@
 """Yesterday's notebook: saved in JupyterLab, opened again without its kernel, exported; picture and words are there."""
 
-import json
 from pathlib import Path
 
 import nbformat
@@ -60,11 +59,11 @@ def test_a_notebook_that_was_saved_shows_what_was_seen(put, servers, notebook):
     saved = nbformat.read(path, as_version=4)
     assert "widgets" not in saved.metadata  # GitHub shows no notebook that has half of a widget's state
     exported, _ = HTMLExporter().from_notebook_node(saved)
-    assert f"data:image/png;base64,{saved.cells[0].outputs[0].data['image/png'].strip()}" in exported.replace("\n", "")
+    (stored,) = saved.cells[0].outputs
+    assert f"data:image/png;base64,{stored.data['image/png'].strip()}" in exported.replace("\n", "")
+    assert f'alt="{sentence}' in exported
     assert "( ) FedMAML" in exported
-    assert json.dumps(saved.cells[0].outputs[0].data["application/vnd.jupyter.widget-view+json"]["model_id"]) not in (
-        exported
-    )
+    assert stored.data["application/vnd.jupyter.widget-view+json"]["model_id"] not in exported
 
     again.run_all()  # and it can be moved again
     page.locator(".fmlab-panel").wait_for()
