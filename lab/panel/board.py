@@ -12,7 +12,18 @@ import ipywidgets as widgets
 from fmlab.declare import Hyper
 from lab import plots
 from lab.panel.controls import Changed, Control, switch, valid
-from lab.panel.setting import METHODS, PRESETS, SERVERS, TASKS, WORK, Setting, declaration, default, recorded
+from lab.panel.setting import (
+    METHODS,
+    PRESETS,
+    SERVERS,
+    TASKS,
+    WORK,
+    Setting,
+    classifies,
+    declaration,
+    default,
+    recorded,
+)
 from lab.panel.views import Viewpoint
 from lab.plots.style import Look
 
@@ -198,7 +209,7 @@ def check(setting: Setting, viewpoint: Viewpoint) -> Setting:
         if not (field == "shots" and value is None):
             h = declaration(field, setting.task)
             found[field] = valid(field, h, *span(field, h), value)
-    if viewpoint.x not in plots.AXES or viewpoint.quantity not in plots.QUANTITIES:
+    if viewpoint.x not in plots.AXES or viewpoint.quantity not in (None, *plots.QUANTITIES):
         raise ValueError(f"x is one of {tuple(plots.AXES)}, quantity one of {plots.QUANTITIES}; got {viewpoint}")
     if viewpoint.clients not in plots.CLIENTS:
         raise ValueError(f"clients = {viewpoint.clients!r} is not one of {plots.CLIENTS}: whose scores are shown")
@@ -227,6 +238,8 @@ def _shown(field: str, setting: Setting, viewpoint: Viewpoint) -> Any:
     """What the control of a field shows."""
     if field == "k":
         return setting.steps if viewpoint.k is None else viewpoint.k
+    if field == "quantity":
+        return viewpoint.quantity or ("accuracy" if classifies(setting.task) else "loss")
     value = getattr(viewpoint if field in ("x", "quantity", "clients") else setting, field)
     return default(field, setting.task) if value is None else value
 

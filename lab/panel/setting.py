@@ -10,12 +10,14 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 
 import fmlab as fm
 from fmlab.declare import Hyper, step_sizes
+from fmlab.losses import CrossEntropy
 from fmlab.optimisers import Optimiser
 from fmlab.tuning import RECORDED, has_server, look_up, number_of_steps
 
@@ -173,6 +175,13 @@ def reached(cls: type, control: str) -> dataclasses.Field[Any] | None:
     """The field of a method or a population that the control sets, where there is one."""
     names = [name for name, by in controls(cls).items() if by == control]
     return next((f for f in dataclasses.fields(cls) if f.name in names), None)
+
+
+@cache
+def classifies(task: str) -> bool:
+    """Whether the task's clients tell classes apart, so that there is an accuracy."""
+    population = TASKS[task]()
+    return isinstance(getattr(population.objective(population.model()), "loss", None), CrossEntropy)
 
 
 def default(control: str, task: str) -> Any:
