@@ -18,7 +18,7 @@ import ipywidgets as widgets
 
 import fmlab as fm
 from lab.panel.board import Board, Buttons, check
-from lab.panel.css import STYLE
+from lab.panel.css import head
 from lab.panel.live import Live
 from lab.panel.session import Session
 from lab.panel.setting import METHODS, PLAIN, PRESETS, Setting
@@ -83,7 +83,7 @@ class Panel(Live):
         row = widgets.HBox([*self.buttons.row, self._status], layout=wrapped)
         # Words that come and go stand below the picture, so that it never moves.
         below = [self._error, self._summary, self._note, self._code]
-        self.children = (widgets.HTML(STYLE), self.board.root, row, self._canvas.image, *below)
+        self.children = (head(), self.board.root, row, self._canvas.image, *below)
         self._paint({})
         self._submit()
 
@@ -128,6 +128,9 @@ class Panel(Live):
         if self._sync and "map" in self.views.names and self._shown is not None:
             self._fill_map(self._shown, lambda: None)  # what is stored is complete
         return super()._repr_mimebundle_(**kwargs)
+
+    def _in_words(self) -> str:
+        return f"{super()._in_words()} ({self._status.value})"  # it may be taken in the middle of a run
 
     # --- what controls and buttons do ---------------------------------------------------------------
 
