@@ -26,6 +26,7 @@ from lab.panel.views import Viewpoint, Views
 from lab.panel.worker import Checkpoint
 from lab.plots import style
 
+MANY = 3  # controls that stand above the pictures on a projector; more stand beside them
 REST = 0.1  # seconds without a new event after which the full answer is computed
 FIELDS = {f.name for f in dataclasses.fields(Setting)}
 LOOKED_AT = {f.name for f in dataclasses.fields(Viewpoint)}
@@ -81,9 +82,12 @@ class Panel(Live):
         self._code.add_class("fmlab-code")
         wrapped = widgets.Layout(flex_flow="row wrap", align_items="center")
         row = widgets.HBox([*self.buttons.row, self._status], layout=wrapped)
+        row.add_class("fmlab-row")
+        if len(controls) > MANY:
+            self.add_class("fmlab-many")
         # Words that come and go stand below the picture, so that it never moves.
         below = [self._error, self._summary, self._note, self._code]
-        self.children = (head(), self.board.root, row, self._canvas.image, *below)
+        self.children = (head(), self.board.root, row, self._canvas.root, *below)
         self._paint({})
         self._submit()
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lab.panel import address, board
 from lab.panel.board import BUTTONS, GROUPS
+from lab.panel.live import check_look
 from lab.panel.panel import FIELDS, LOOKED_AT, Panel
 from lab.panel.setting import Setting
 from lab.panel.views import CELLS, Viewpoint
@@ -34,6 +36,22 @@ def one_client(**options: Any) -> Panel:
 
 
 def _panel(name: str, controls: Sequence[str], views: Sequence[str], **options: Any) -> Panel:
-    setting = Setting(**{k: options.pop(k) for k in list(options) if k in FIELDS})
-    viewpoint = Viewpoint(**{k: options.pop(k) for k in list(options) if k in LOOKED_AT})
-    return Panel(name, controls, views, setting=setting, viewpoint=viewpoint, **options)
+    options = asked_for(options)
+    setting, viewpoint = _taken(options)
+    rest = {k: v for k, v in options.items() if k not in FIELDS | LOOKED_AT}
+    return Panel(name, controls, views, setting=setting, viewpoint=viewpoint, **rest)
+
+
+def asked_for(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a panel, with those of the page's address in their place."""
+    return address.over(options, {*FIELDS, *LOOKED_AT, "theme", "size"}, _check)
+
+
+def _taken(options: Mapping[str, Any]) -> tuple[Setting, Viewpoint]:
+    parts = ({k: v for k, v in options.items() if k in names} for names in (FIELDS, LOOKED_AT))
+    return Setting(**next(parts)), Viewpoint(**next(parts))
+
+
+def _check(options: Mapping[str, Any]) -> None:
+    board.check(*_taken(options))
+    check_look(options)
