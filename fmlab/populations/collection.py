@@ -26,8 +26,9 @@ from __future__ import annotations
 import hashlib
 import warnings
 from abc import abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ from fmlab.declare import choice, hyper
 from fmlab.losses import CrossEntropy, SquaredError
 from fmlab.models import MLP, Model
 from fmlab.objective import Empirical
-from fmlab.populations.base import Population
+from fmlab.populations.base import Labels, Population
 from fmlab.randomness import fraction, number, numbered, scattered, shuffled
 
 CHUNK = 2**22  # numbers that statistics take at once
@@ -65,6 +66,7 @@ class Rows:
     plain: Tensor | None = field(default=None, repr=False)  # bool (d,): columns of 0 and 1, which keep their scale
     time: Tensor | None = field(default=None, repr=False)  # (rows,) int64, the order in time
     read: tuple[Any, ...] = field(default=(), repr=False)  # the options it was read with
+    origin: str = field(default="", repr=False)  # the file or folder it was read from, where there is one
 
     def __repr__(self) -> str:
         return f"Rows({len(self.y)} examples of {len(self.names)} clients, sha256 {self.sha256[:12]}...)"
@@ -158,7 +160,8 @@ class Collection(Population):
         self.check_options()
         if not isinstance(self.source, Rows):
             rows, decided = self.read()
-            object.__setattr__(self, "source", rows)
+            origin = str(self.source) if isinstance(self.source, (str, Path)) else ""
+            object.__setattr__(self, "source", replace(rows, origin=origin))
             if decided:
                 warnings.warn(f"fm.{type(self).__name__}: {'; '.join(decided)}", Decided, stacklevel=3)
         super().__post_init__()
@@ -204,6 +207,11 @@ class Collection(Population):
         """Mean and standard deviation (o,) of a target of numbers over training examples: a loss times the variance is
         in the target's own units, squared."""
         return _moments(self.rows.y, self._used(seed, self._order(seed)))
+
+    def labels(self) -> Labels:
+        rows, unit = self.rows, " (standardised)" * self.standardise
+        x = rows.columns[0] if len(rows.columns) == 1 else "input x"
+        return Labels(x + unit, "output y" + unit, rows.classes)
 
     def fingerprint(self) -> str:
         return self.rows.sha256[:12]

@@ -1,7 +1,7 @@
 """Your own data: a table in which one column names the client, and one or more are the target.
 
     clients = fm.Table("visits.csv", client="hospital", target="outcome", time="admitted")
-    study = fm.compare([fm.FedAvg(), fm.FedMAML()], clients, clients_per_round=5)
+    study = fm.compare([fm.FedAvg(), fm.FedMAML()], clients)
 
 What becomes of its columns is in ``table_files``; how clients are split, what heterogeneity moves and what is
 standardised, with whose numbers, in ``collection``. Which columns and which texts there are is read off the whole
@@ -16,6 +16,7 @@ from typing import Any
 
 from fmlab.declare import choice
 from fmlab.populations import table_files as files
+from fmlab.populations.base import Labels
 from fmlab.populations.collection import Collection, DataError, Rows
 
 
@@ -60,6 +61,10 @@ class Table(Collection):
 
     def read(self) -> tuple[Rows, list[str]]:
         return files.read(self.source, self._options)
+
+    def labels(self) -> Labels:
+        found = super().labels()
+        return found._replace(y=found.y.replace("output y", ", ".join(self.target)))
 
     @property
     def _options(self) -> files.Options:

@@ -6,6 +6,7 @@ STYLE = """<style>
 .fmlab-panel .widget-inline-hbox, .fmlab-panel .widget-html { margin-top: 1px; margin-bottom: 1px; }
 .fmlab-title { font-weight: 600; border-bottom: 1px solid var(--jp-border-color1, #bbb); line-height: 1.5; }
 .fmlab-panel .fmlab-picture { width: 100%; height: auto; margin: 4px 0; object-fit: contain; }
+.fmlab-difference .widget-html-content { line-height: 1.3; min-height: 2.6em; padding-left: 112px; }
 .fmlab-summary .widget-html-content { font-size: 1.15em; line-height: 1.4; min-height: 2.8em; }
 .fmlab-status .widget-html-content, .fmlab-message .widget-html-content { line-height: 1.4; }
 .fmlab-panel .widget-box { overflow: visible; }

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import fmlab as fm
 from lab.panel.board import BUTTONS, GROUPS
 from lab.panel.panel import FIELDS, Panel
 from lab.panel.setting import Setting
@@ -13,7 +15,8 @@ from lab.panel.views import CELLS
 
 def playground(**options: Any) -> Panel:
     """The panel for exploring: every control, every view. Options: ``theme``, ``size``, ``synchronous``, and any
-    field of the first setting, for example ``heterogeneity=0.5``."""
+    field of the first setting, for example ``heterogeneity=0.5``. ``clients`` takes any population, in this panel and
+    in the others: ``lab.playground(clients=fm.Table("visits.csv", client="hospital", target="outcome"))``."""
     controls = [field for fields in GROUPS.values() for field in fields]
     return _panel("playground", controls, list(CELLS), buttons=tuple(BUTTONS), **options)
 
@@ -33,6 +36,13 @@ def one_client(**options: Any) -> Panel:
     return _panel("one client", ["k", "heterogeneity"], ["client", "adaptation"], buttons=["another client"], **options)
 
 
-def _panel(name: str, controls: Sequence[str], views: Sequence[str], **options: Any) -> Panel:
+def _panel(
+    name: str, controls: Sequence[str], views: Sequence[str], clients: fm.Population | None = None, **options: Any
+) -> Panel:
     given = {k: options.pop(k) for k in list(options) if k in FIELDS}
-    return Panel(name, controls, views, setting=Setting(**given), **options)
+    if clients is None:
+        return Panel(name, controls, views, setting=Setting(**given), **options)
+    if not isinstance(clients, fm.Population):
+        raise TypeError(f"clients = {clients!r} is no population; give for example fm.Table(...) or fm.Sines()")
+    setting = dataclasses.replace(Setting().on(clients), **given)
+    return Panel(name, controls, views, setting=setting, **options)
