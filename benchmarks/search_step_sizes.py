@@ -81,7 +81,7 @@ def main() -> None:
     torch.set_num_threads(1)
     chosen = [
         (algorithm, population)
-        for population in fm.POPULATIONS
+        for population in (*fm.POPULATIONS, *fm.SCENARIOS)
         for algorithm in fm.ALGORITHMS
         if wanted.population in (None, population.__name__)
         and algorithm.__name__ in (wanted.algorithms or [algorithm.__name__])

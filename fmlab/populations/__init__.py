@@ -4,16 +4,22 @@ from fmlab.populations.base import Population
 from fmlab.populations.datasets import Datasets
 from fmlab.populations.digits import Digits
 from fmlab.populations.glyphs import Glyphs
+from fmlab.populations.insurers import Insurers
 from fmlab.populations.leaf import Leaf
 from fmlab.populations.omniglot import Omniglot as Omniglot
 from fmlab.populations.quadratics import Quadratics
 from fmlab.populations.sines import Sines
+from fmlab.populations.speeches import Speeches
 from fmlab.populations.synthetic import Synthetic
 from fmlab.populations.table import Table
+from fmlab.populations.watches import Watches
 
 # Those that need no data from elsewhere.
 POPULATIONS: tuple[type[Population], ...] = (Sines, Quadratics, Synthetic, Digits, Glyphs)
 
+# Where such clients are met: a question each, with real data that ships with fmlab (NOTICE says whose it is).
+SCENARIOS: tuple[type[Population], ...] = (Watches, Insurers, Speeches)
+
 NEED_DATA: tuple[type[Population], ...] = (Omniglot, Table, Leaf, Datasets)
 
-__all__ = ["POPULATIONS", "Population", *(p.__name__ for p in (*POPULATIONS, *NEED_DATA))]
+__all__ = ["POPULATIONS", "SCENARIOS", "Population", *(p.__name__ for p in (*POPULATIONS, *SCENARIOS, *NEED_DATA))]

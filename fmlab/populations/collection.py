@@ -26,11 +26,14 @@ from __future__ import annotations
 import hashlib
 import warnings
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -66,6 +69,7 @@ class Rows:
     plain: Tensor | None = field(default=None, repr=False)  # bool (d,): columns of 0 and 1, which keep their scale
     time: Tensor | None = field(default=None, repr=False)  # (rows,) int64, the order in time
     read: tuple[Any, ...] = field(default=(), repr=False)  # the options it was read with
+    group: Tensor | None = field(default=None, repr=False)  # (N,) int64: clients that belong together, see ``_who``
     origin: str = field(default="", repr=False)  # the file or folder it was read from, where there is one
 
     def __repr__(self) -> str:
@@ -75,7 +79,7 @@ class Rows:
     def sha256(self) -> str:
         """Of everything in it."""
         digest = hashlib.sha256()
-        for t in (self.x, self.y, self.counts, self.plain, self.time):
+        for t in (self.x, self.y, self.counts, self.plain, self.time, self.group):
             if t is None:
                 continue
             digest.update(f"{t.dtype} {tuple(t.shape)}".encode())
@@ -230,10 +234,27 @@ class Collection(Population):
         return Empirical(model or self.model(), CrossEntropy() if self.rows.labels else SquaredError())
 
     def _who(self, split: str, seed: int) -> Tensor:
-        """(N,) which clients: training ones from the front of the order, so that more of them change no other part."""
-        order, n = shuffled(len(self.rows.names), "clients of a split", seed), self.count(split)
-        skip = {"unseen": 0, "validation": self.n_unseen}.get(split)
-        return order[:n] if skip is None else order.flip(0)[skip : skip + n]
+        """(N,) which clients: training ones from the front of the order, so that more of them change no other part.
+        Where clients have a group, groups are shuffled and none is in two parts."""
+        rows, n, group = self.rows, self.count(split), self.rows.group
+        if group is None:
+            order = shuffled(len(rows.names), "clients of a split", seed)
+            skip = {"unseen": 0, "validation": self.n_unseen}.get(split)
+            return order[:n] if skip is None else order.flip(0)[skip : skip + n]
+        place = shuffled(int(group.max()) + 1, "clients of a split", seed).argsort()
+        order = place[group].argsort(stable=True)
+        back = group[order.flip(0)]
+        begin = self.n_unseen + int((back[self.n_unseen :] == back[self.n_unseen - 1]).sum())
+        end = begin + self.n_validation
+        front = group[order[: self.n_clients]]
+        if end > len(order) or torch.isin(back[:end], front).any():
+            raise DataError(
+                f"{type(self).__name__}: n_clients = {self.n_clients}, n_validation = {self.n_validation} and "
+                f"n_unseen = {self.n_unseen} of {len(order)} clients leave no room to keep those of a group in one "
+                "part; lower one of them"
+            )
+        first = {"unseen": 0, "validation": begin}.get(split)
+        return order[:n] if first is None else order.flip(0)[first : first + n]
 
     def _order(self, seed: int) -> Tensor:
         """(rows,) which example stands in which place, client by client, each client's in its own order."""
@@ -308,6 +329,12 @@ def _ends(x: Tensor) -> Tensor:
     """Least and largest (2, d...) of x (n, d...) without NaN."""
     gone = x.isnan()
     return torch.stack([x.masked_fill(gone, torch.inf).amin(0), x.masked_fill(gone, -torch.inf).amax(0)])
+
+
+def packaged(name: str) -> Mapping[str, Any]:
+    """The arrays of a file that ships with fmlab, see NOTICE."""
+    with files("fmlab.populations").joinpath("files", name).open("rb") as f, np.load(f, allow_pickle=False) as held:
+        return {key: held[key] for key in held.files}
 
 
 def gathered(where: str, clients: list[tuple[str, Tensor, Tensor]], classes: tuple[str, ...]) -> tuple[Rows, list[str]]:

@@ -243,8 +243,8 @@ def _bounds(field: str, setting: Setting) -> tuple[Hyper, float, float] | None:
     if field == "k":
         return dataclasses.replace(h, low=0), 0, setting.steps
     low, high = RANGES.get(field, (h.low, h.high))
-    if all_of_them(field, setting.task):
-        high = h.high
+    if field == "shots":
+        high = h.high if all_of_them(field, setting.task) else max(high, 2 * default(field, setting.task))
     return h, max(low, h.low), min(high, h.high)
 
 

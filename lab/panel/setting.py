@@ -24,7 +24,7 @@ PLAIN = "FedAvg, plain mean"  # the original, whatever server the others have
 METHODS = {
     name: cls for cls in fm.ALGORITHMS for name in ((cls.__name__, PLAIN) if cls is fm.FedAvg else (cls.__name__,))
 }
-TASKS = {cls.__name__: cls for cls in fm.POPULATIONS if cls.__name__ in ("Sines", "Digits", "Glyphs", "Omniglot")}
+TASKS = {cls.__name__: cls for cls in (fm.Sines, fm.Digits, fm.Glyphs, *fm.SCENARIOS)}
 Task = str | fm.Population  # one of TASKS by its name, or clients of the reader's own
 # A control sets the field that a method or a population declares under the control's name, or else under one of these.
 ALSO = {"local_steps": "inner_steps", "support": "shots"}
