@@ -58,7 +58,11 @@ def OwnClasses(**counts):
 
 EVERYONE = (*fm.POPULATIONS, OwnNumbers, OwnClasses)
 ALGORITHMS = [*(a() for a in fm.ALGORITHMS), *VARIANTS]
-MADE = [*ALGORITHMS, *(p() for p in fm.POPULATIONS), fm.FedAvg(lr=fm.sweep(0.1, 0.2), server=fm.Yogi())]
+MADE = [
+    *ALGORITHMS,
+    *(p() for p in (*fm.POPULATIONS, *fm.SCENARIOS)),
+    fm.FedAvg(lr=fm.sweep(0.1, 0.2), server=fm.Yogi()),
+]
 
 
 def _filled(algorithm):
@@ -78,7 +82,9 @@ def refused(population, algorithm):
         return str(reason)
 
 
+FEW = (fm.FedAvg(), fm.FedMAML(), fm.Ditto(), fm.FedRep())  # on scenarios, whose models and losses are those of others
 PAIRS = [(p, a) for p in EVERYONE for a in map(_filled, ALGORITHMS) if refused(p, a) is None]
+PAIRS += [(p, a) for p in fm.SCENARIOS for a in map(_filled, FEW)]
 everywhere = pytest.mark.parametrize(
     ("setup", "algorithm"), PAIRS, indirect=["setup"], ids=[f"{name(p)}-{name(a)}" for p, a in PAIRS]
 )

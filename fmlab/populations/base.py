@@ -24,11 +24,13 @@ from fmlab.populations.difference import Difference, of_labels, of_numbers
 
 
 class Labels(NamedTuple):
-    """What to call an input and what is to be predicted, with units, and the classes where they have names."""
+    """What to call an input and what is to be predicted, with units, and the classes where they have names. A target in
+    these units is middle + unit * y, where ``y_scale`` = (middle, unit)."""
 
     x: str = "input x"
     y: str = "output y"
     classes: tuple[str, ...] = ()
+    y_scale: tuple[float, float] = (0.0, 1.0)
 
 
 @dataclass(frozen=True)
