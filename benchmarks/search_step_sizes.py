@@ -5,9 +5,9 @@
     python benchmarks/search_step_sizes.py --servers            the servers' own step sizes, halved and doubled
 
 Every algorithm meets the same search (fmlab/tuning.py): the same grid, clients, seeds and rounds, scored on 300
-validation clients a seed. Seeds 100 and 101 are used here and nowhere else. A mean over clients punishes a step size
-that makes a single client diverge. ``--servers`` changes no default: its table, benchmarks/results/servers.md, shows
-what SGD(1) and Adam(0.01) leave to gain.
+validation clients a seed, of real clients on those that the population sets aside. Seeds 100 and 101 are used here and
+nowhere else. A mean over clients punishes a step size that makes a single client diverge. ``--servers`` changes no
+default: its table, benchmarks/results/servers.md, shows what SGD(1) and Adam(0.01) leave to gain.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import torch
 
 import fmlab as fm
 from fmlab.declare import step_sizes
+from fmlab.populations.collection import Collection
 from fmlab.setup import Setup, prepare
 from fmlab.tuning import recorded, score, search
 
@@ -39,7 +40,8 @@ and doubled; clients' step sizes as recorded.
 
 
 def setup_of(algorithm: fm.Algorithm, population: type[fm.Population]) -> Setup:
-    return prepare([algorithm], population(n_validation=300), rounds=ROUNDS, seeds=SEEDS, dtype=torch.float32)
+    many: dict[str, int] = {} if issubclass(population, Collection) else {"n_validation": 300}
+    return prepare([algorithm], population(**many), rounds=ROUNDS, seeds=SEEDS, dtype=torch.float32)
 
 
 def record(algorithm: Any, population: type[fm.Population]) -> None:
