@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fmlab import archive
+from fmlab import archive, newcomer
 from fmlab.data import Clients, Tree
 from fmlab.declare import lanes, pick, step_sizes, sweep_length
 from fmlab.engine import State
@@ -156,6 +156,11 @@ class Study:
     def baseline_accuracy(self) -> ByMethod:
         return {name: hits for name, (_, hits) in self._baselines.items() if hits is not None}
 
+    def server(self, name: str, seed: int = 0, value: int = 0) -> Tree:
+        """What the server of one run holds (1, 1, .)."""
+        swept = sweep_length(self.setup.algorithms[name]) > 1
+        return {k: (t[value, seed] if swept else t[seed])[None] for k, t in self.held[name].items()}
+
     @torch.no_grad()
     def adapted(self, name: str, seed: int = 0, client: int = 0, value: int = 0) -> Tensor:
         """(steps + 1, P) models of one unseen client after 0..steps adaptation steps.
@@ -170,8 +175,7 @@ class Study:
         for what, place, n in zip(("seed", "client", "value"), (seed, client, value), counts, strict=True):
             if place not in range(n):
                 raise IndexError(f"{what} = {place!r} is not a whole number from 0 to {n - 1}")
-        swept = sweep_length(algorithm) > 1
-        held = {k: (t[value, seed] if swept else t[seed])[None] for k, t in self.held[name].items()}
+        held = self.server(name, seed, value)
         ids = torch.tensor([[client]] * len(self.setup.config["seeds"]), device=self.unseen.sizes.device)
         support = self.unseen.take(ids)[0].map(lambda t: t[seed : seed + 1])
         one = pick(algorithm, value)
@@ -179,8 +183,18 @@ class Study:
         return torch.stack([m[0, 0] for m in models])
 
     @torch.no_grad()
-    def predict(self, name: str, x: Tensor, seed: int = 0, client: int = 0, value: int = 0) -> Tensor:
-        """x (n, d...) -> predictions (steps + 1, n, outputs) of one unseen client's models after 0..steps steps."""
+    def predict(
+        self, name: str, x: Any, seed: int = 0, client: int = 0, value: int = 0, *, support: Any = None
+    ) -> Tensor:
+        """x (n, d...) -> predictions (steps + 1, n, outputs) of one unseen client's models after 0..steps steps.
+
+        Of a study on a table x may be rows as the table had them, a frame or a file, of a client that it did not hold.
+        ``support``: rows of his with the target, which the model adapts on; None: predictions before adaptation alone
+        (1, n, outputs). Numbers come in the target's own units; of classes they are logits, in the order of
+        ``population.rows.classes``.
+        """
+        if not isinstance(x, Tensor):
+            return newcomer.predict(self, name, x, support, seed, value)
         w = self.adapted(name, seed, client, value)[None]
         f = self.setup.algorithms[name].objective(self.setup.objective)
         return f.predict(w, x.to(w)[None, None].expand(1, w.shape[1], *x.shape))[0]

@@ -69,6 +69,7 @@ class Rows:
     plain: Tensor | None = field(default=None, repr=False)  # bool (d,): columns of 0 and 1, which keep their scale
     time: Tensor | None = field(default=None, repr=False)  # (rows,) int64, the order in time
     read: tuple[Any, ...] = field(default=(), repr=False)  # the options it was read with
+    form: tuple[Any, ...] = field(default=(), repr=False)  # of a table: how its columns became x
     group: Tensor | None = field(default=None, repr=False)  # (N,) int64: clients that belong together, see ``_who``
     origin: str = field(default="", repr=False)  # the file or folder it was read from, where there is one
 
@@ -216,6 +217,14 @@ class Collection(Population):
         rows, unit = self.rows, " (standardised)" * self.standardise
         x = rows.columns[0] if len(rows.columns) == 1 else "input x"
         return Labels(x + unit, "output y" + unit, rows.classes)
+
+    def standardised(self, x: Tensor, seed: int) -> Tensor:
+        """Inputs (n, d...) as a model of this seed takes them."""
+        if not self.standardise:
+            return x
+        mean, spread = self._standard(self._used(seed, self._order(seed)))
+        scaled: Tensor = (x - mean) / spread
+        return scaled.nan_to_num(0.0, torch.inf, -torch.inf)
 
     def fingerprint(self) -> str:
         return self.rows.sha256[:12]
