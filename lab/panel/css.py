@@ -54,6 +54,7 @@ STYLE = (
 .fmlab-columns-3 { grid-template-columns: repeat(3, minmax(0, 1fr)); }
 .fmlab-span-2 { grid-column: span 2; }
 .fmlab-panel .fmlab-picture { width: 100%; height: auto; margin: 0; object-fit: contain; }
+.fmlab-difference .widget-html-content { line-height: 1.3; min-height: 2.6em; padding-left: 112px; }
 .fmlab-summary .widget-html-content { font-size: 1.15em; line-height: 1.4; min-height: 2.8em; }
 .fmlab-status .widget-html-content, .fmlab-message .widget-html-content { line-height: 1.4; }
 .fmlab-panel .widget-box { overflow: visible; }
