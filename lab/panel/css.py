@@ -36,7 +36,7 @@ STYLE = """<style>
 .fmlab-head, .fmlab-head .widget-html-content { position: static; height: 0; margin: 0; overflow: visible; }
 .fmlab-live<gone> .fmlab-gone { display: block; }
 .fmlab-live.jupyter-widgets-disconnected::before, .fmlab-live .jupyter-widgets-disconnected::before { content: none; }
-.fmlab-live<gone> :is(.widget-inline-hbox:not(.widget-html, .fmlab-code), .jupyter-button) {
+.fmlab-live<gone> :is(.widget-inline-hbox:not(.widget-html, .fmlab-code), .widget-radio, .jupyter-button) {
   opacity: 0.4; pointer-events: none; interactivity: inert; }
 .fmlab-live<gone> .fmlab-status { visibility: hidden; }
 .fmlab-projector .widget-label, .fmlab-projector input, .fmlab-projector button, .fmlab-projector select,
