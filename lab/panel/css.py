@@ -69,7 +69,7 @@ STYLE = (
 .fmlab-head, .fmlab-head .widget-html-content { position: static; height: 0; margin: 0; overflow: visible; }
 .fmlab-live<gone> .fmlab-gone { display: block; }
 .fmlab-live.jupyter-widgets-disconnected::before, .fmlab-live .jupyter-widgets-disconnected::before { content: none; }
-.fmlab-live<gone> :is(.widget-inline-hbox:not(.widget-html, .fmlab-code), .jupyter-button) {
+.fmlab-live<gone> :is(.widget-inline-hbox:not(.widget-html, .fmlab-code), .widget-radio, .jupyter-button) {
   opacity: 0.4; pointer-events: none; interactivity: inert; }
 .fmlab-live<gone> .fmlab-status { visibility: hidden; }
 @container (max-width: 900px) { .fmlab-columns-3 { grid-template-columns: repeat(2, minmax(0, 1fr)); } }
