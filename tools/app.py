@@ -13,6 +13,8 @@ Beside Voila 0.5 itself:
   browser's), once no page has been connected to it for half a minute and no cell of it runs;
 - --room=N: how many kernels there are at most. A visitor for whom there is none left reads so;
 - a connection to a kernel must speak the protocol that Voila can read: any other hangs Voila 0.5.13 for everybody;
+- a page whose kernel ended (a laptop that slept, a server that was stopped) is marked as such, so that its panels can
+  say so: Voila itself says nothing;
 - nothing is fetched from another host: style sheets that Voila's templates name elsewhere are left out. Voila's own
   files bring the same icons along;
 - where --ip is not this machine alone, a token is asked for.
@@ -56,9 +58,38 @@ def memory():
     return free
 
 
+# A page has one kernel, and no connection to it is open for so long only where it ended or cannot be reached.
+WATCH = """<script>
+{
+  const Plain = window.WebSocket;
+  let open = 0, timer;
+  const look = change => {
+    open += change;
+    clearTimeout(timer);
+    if (open) delete document.documentElement.dataset.fmlabKernel;
+    else timer = setTimeout(() => document.documentElement.dataset.fmlabKernel = "gone", 3000);
+  };
+  window.WebSocket = class extends Plain {
+    constructor(...given) {
+      super(...given);
+      this.addEventListener("open", () => {
+        look(1);
+        this.addEventListener("close", () => look(-1));
+      });
+    }
+  };
+}
+</script>"""
+
+
 def at_home(page):
     """Without the style sheets and scripts of other hosts."""
     return ELSEWHERE.sub("", page)
+
+
+def watched(page):
+    """With the watch over its kernel, before any other script."""
+    return page.replace("<head>", f"<head>{WATCH}", 1)
 
 
 def main_part(page):
@@ -174,7 +205,7 @@ class Page(TornadoVoilaHandler):
     def write(self, chunk):
         if self.visit is not None and self.visit.gone:
             raise Finish
-        super().write(main_part(at_home(chunk)) if isinstance(chunk, str) else chunk)
+        super().write(main_part(watched(at_home(chunk))) if isinstance(chunk, str) else chunk)
 
     def say_full(self):
         kernels = self.kernel_manager

@@ -23,7 +23,7 @@ from lab import plots
 from lab.panel import address
 from lab.panel.canvas import Canvas
 from lab.panel.controls import Control
-from lab.panel.css import STYLE
+from lab.panel.css import head
 from lab.panel.live import Live, check_look
 from lab.plots.marks import Marks
 
@@ -128,7 +128,7 @@ class DriftPanel(Live):
             control.slider.continuous_update = not self._sync
             self._controls[f.name] = control
         rows = widgets.VBox([c.root for c in self._controls.values()], layout=widgets.Layout(max_width=f"{WIDTH}px"))
-        self.children = (widgets.HTML(STYLE), rows, self._error, self._canvas.root, self._summary)
+        self.children = (head(), rows, self._error, self._canvas.root, self._summary)
         self._show(self._setting)
 
     def set(self, **changes: Any) -> None:

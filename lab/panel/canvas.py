@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import struct
+import textwrap
 import threading
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -150,6 +151,20 @@ class Canvas:
 
     def _paper_over(self, box: Bbox) -> None:
         self._pixels(box)[:] = [*(int(self.theme.paper[i : i + 2], 16) for i in (1, 3, 5)), 255]
+
+    def with_words(self, words: str) -> bytes:
+        """The picture as it is, as PNG, over these words in its own width."""
+        with DRAWING:
+            above = np.asarray(self.agg.buffer_rgba())
+            size = 11 * self.theme.scale  # points; a letter is some half as wide as high
+            lines = textwrap.wrap(words, int(self.width / (0.55 * size * DPI / 72)))
+            height = round((1.5 * len(lines) + 1) * size * DPI / 72)
+            below = Picture(figsize=(self.width / DPI, height / DPI), dpi=DPI, facecolor=self.theme.paper)
+            where = {"x": 0.01, "y": 0.5, "va": "center", "linespacing": 1.4, "parse_math": False}
+            below.text(s="\n".join(lines), fontsize=size, color=self.theme.ink, **where)
+            drawn = FigureCanvasAgg(below)
+            drawn.draw()
+            return encode(np.concatenate([above, np.asarray(drawn.buffer_rgba())]))
 
     def png(self, zoom: float = 2.0) -> bytes:
         """The picture in a higher resolution, for a slide or a paper."""

@@ -56,7 +56,7 @@ class Live(widgets.VBox):
         self._error.add_class("fmlab-error")
         super().__init__()
         cells.take(self)
-        for css in ("fmlab-panel", f"fmlab-{size}", f"fmlab-{theme}"):
+        for css in ("fmlab-live", "fmlab-panel", f"fmlab-{size}", f"fmlab-{theme}"):
             self.add_class(css)
 
     def wait(self, timeout: float | None = None, background: bool = False) -> None:
@@ -92,13 +92,18 @@ class Live(widgets.VBox):
         return f"<fmlab panel: {self.name}>"
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+        """The live panel, and for a page that has no kernel the picture over its sentence."""
         cells.take(self)
         with suppress(Exception):  # the panel says it itself
             self._worker.wait(None if self._sync else 3.0)
         bundle = super()._repr_mimebundle_(**kwargs) or {}
-        png = style.small(self._png)
-        html_too = style.tag(png, self.sentence or repr(self))
-        return {**bundle, "text/plain": repr(self), "image/png": png, "text/html": html_too}
+        words = self._in_words()
+        png = style.small(self._canvas.with_words(words))
+        return {**bundle, "text/plain": repr(self), "image/png": png, "text/html": style.tag(png, words)}
+
+    def _in_words(self) -> str:
+        """What the stored picture says, beneath it and to who cannot see it."""
+        return self.sentence or html.unescape(self._error.value) or repr(self)
 
     def _paint(self, draws: Mapping[str, Draw], calm: bool = False) -> None:
         self._canvas.paint(draws, calm)

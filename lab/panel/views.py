@@ -26,12 +26,12 @@ class Viewpoint:
     k: int | None = None  # adaptation steps; None: all
     client: int = 0
     x: str = "rounds"
-    quantity: str = "loss"
+    quantity: str | None = None  # None: accuracy where there is one
     clients: str = "unseen"  # or "participating": whose scores "adaptation" and "helps" show
 
     def measure(self, study: fm.Study) -> str:
         """The quantity, or the loss where the study has no accuracy."""
-        return self.quantity if study.accuracy else "loss"
+        return self.quantity or "accuracy" if study.accuracy else "loss"
 
     def steps(self, study: fm.Study) -> int:
         return study.steps if self.k is None else self.k

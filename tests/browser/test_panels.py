@@ -26,8 +26,19 @@ LESSON = [
     'lab.check("megabytes", None)',
 ]
 # From a page's first second on: when the picture changed, when the main thread was held, when an event was handled.
-WATCH = """
-window.seen = {frames: [], blocks: [], keys: []};
+WATCH = r"""
+window.seen = {frames: [], blocks: [], keys: [], said: []};
+new MutationObserver(() => {
+  const text = document.querySelector(".fmlab-status")?.innerText;
+  if (text !== undefined && text !== seen.said.at(-1)?.[1]) seen.said.push([performance.now(), text]);
+}).observe(document.body, {subtree: true, childList: true, characterData: true});
+// When the first comparison that began after a time was whole: the status says "training ..." first, then all rounds.
+window.whole = since => {
+  const later = seen.said.filter(([at]) => at >= since);
+  const begun = later.findIndex(([, text]) => text.includes("..."));
+  const ended = ([, text]) => !text.includes("...") && /round (\d+) of \1\b/.test(text);
+  return begun < 0 ? undefined : later.slice(begun).find(ended)?.[0];
+};
 new PerformanceObserver(list => list.getEntries().forEach(e => seen.blocks.push([e.startTime, e.duration])))
   .observe({type: "longtask", buffered: true});
 document.addEventListener("load", e => {
@@ -196,14 +207,13 @@ def test_figures(in_lab, capsys):
     wait_for_all = 20 if os.environ.get("FMLAB_MEASURE") else 3
     page.evaluate("seen.blocks.length = 0")
     for move in range(20):
-        page.evaluate("seen.frames.length = seen.keys.length = 0")
+        page.evaluate("seen.frames.length = seen.keys.length = seen.said.length = 0")
         reader.press("heterogeneity", "ArrowLeft")
         page.wait_for_function("seen.frames.length && seen.keys.length", timeout=60_000)
         firsts.append(page.evaluate("seen.frames[0] - seen.keys[0]"))
         if move < wait_for_all:
-            reader.wait_idle()
-            page.evaluate("seen.done = performance.now()")
-            fulls.append(page.evaluate("seen.done - seen.keys[0]"))
+            page.wait_for_function("whole(seen.keys[0])", timeout=90_000)
+            fulls.append(page.evaluate("whole(seen.keys[0]) - seen.keys[0]"))
             rates.append(page.evaluate("1000 * seen.frames.length / (seen.frames.at(-1) - seen.keys[0])"))
         else:
             page.wait_for_timeout(300)

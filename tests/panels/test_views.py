@@ -167,10 +167,11 @@ def test_pictures_are_a_task_too(make, task):
     assert panel.study.accuracy
     assert panel.board.controls["shots"].value == default("shots", task)
     assert controls(TASKS[task])["shots"] == "shots"
-    before = panel._png
-    panel.set(quantity="accuracy")
-    assert panel._png != before
     assert "correct" in panel.sentence
+    before = panel._png
+    panel.set(quantity="loss")
+    assert panel._png != before
+    assert "loss" in panel.sentence
 
 
 def test_saved_picture_and_link(make, tmp_path, press):
