@@ -251,7 +251,7 @@ def checked(lesson):
 
 def solutions(path):
     """name -> answer. A function whose parameters all have defaults returns the answer; any other is the answer."""
-    module = load(FOLDER / "solutions" / f"{path.stem}.py")
+    module = load(ROOT / "course" / "solutions" / f"{path.stem}.py")
     found = {n: f for n, f in inspect.getmembers(module, inspect.isfunction) if f.__module__ == module.__name__}
     return {n: f if needs(f) else f() for n, f in found.items() if not n.startswith("_")}
 

@@ -16,7 +16,7 @@ const name = () => {
     const control = handle.closest(".fmlab-control"), label = control?.querySelector(".widget-slider .widget-label");
     set(handle, "aria-label", label?.textContent ?? "slider");
     const exponent = +handle.getAttribute("aria-valuenow");
-    if (control?.classList.contains("fmlab-log")) set(handle, "aria-valuetext", `${+(10 ** exponent).toPrecision(3)}`);
+    if (control?.classList.contains("fmlab-log")) set(handle, "aria-valuetext", `${+(10 ** exponent).toPrecision(2)}`);
   }
   for (const input of root.querySelectorAll("input[type=number], select")) {
     const row = input.closest(".fmlab-control") ?? input.parentElement;
