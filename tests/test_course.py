@@ -1,5 +1,6 @@
 """What `make course` hands out: to students no answer, to instructors every one that is right, and a page for paper."""
 
+import html
 import re
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from lab.lessons import teaching
+from lab.lessons.questions import QUESTIONS
 
 ROOT = Path(__file__).resolve().parents[1]
 LESSONS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
@@ -130,7 +132,12 @@ def test_the_handout_has_every_lesson_and_needs_nothing_else(built):
     for path in LESSONS:
         assert read(path).cells[0].source.splitlines()[0].removeprefix("# ") in page
     assert re.findall(r"<script|<link|src=\"(?!data:)", page) == []
-    assert page.count('class="write"') == len(teaching.names())
+    asked = page.partition("Answers to the questions")[0]
+    assert asked.count('class="write"') == len(teaching.names()) + len(QUESTIONS)
+    for question in QUESTIONS:
+        assert question.asks in asked
+        assert html.escape(question.answer) not in asked
+        assert html.escape(question.answer) in page
     for code in ("import torch", "answer = None", "fm.compare([", "torch.set_default_dtype"):
         assert code not in page
     alts = re.findall(r'<img alt="([^"]*)"', page)

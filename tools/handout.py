@@ -22,6 +22,7 @@ INSTEAD = (
     (re.compile(r"\\[lr]Vert"), r"\\Vert"),
     (re.compile(rf"\\underbrace{BRACED}_{BRACED}"), r"\\underset{\2}{\1}"),
 )
+QUESTION = re.compile(r"(<p><b>\d+\. .*?</b></p>)<details><summary>Answer</summary>(.*)</details>", re.DOTALL)
 FONT = FontProperties(math_fontfamily="cm")
 SIZE = 10.0  # of the drawing's units to one em
 
@@ -85,11 +86,24 @@ def prose(text):
     return re.sub(r"FORMULA(\d+)X", lambda m: found[int(m[1])], page)
 
 
+def html_of(cell):
+    return "".join(output.get("data", {}).get("text/html", "") for output in cell.outputs)
+
+
+def answers(notebooks):
+    """What the last page's questions fold away, for the end of the handout."""
+    found = [QUESTION.fullmatch(html_of(c)) for n in notebooks for c in n.cells if c.cell_type == "code"]
+    return [FORMULA.sub(lambda m: drawn(m[2]), f"{asked[1]}{asked[2]}") for asked in found if asked]
+
+
 def shown(cell):
     """What a code cell leaves on paper: its results, and for an exercise a place to write in."""
     if "lab.check(" in cell.source:
         wanted = cell.source.partition("#")[2].partition("\n")[0].strip()
         yield f'<div class="write">{html.escape(wanted)}</div>'
+        return
+    if asked := QUESTION.fullmatch(html_of(cell)):
+        yield f'{asked[1]}<div class="write"></div>'
         return
     for output in cell.outputs:
         data = output.get("data", {})
@@ -109,4 +123,6 @@ def paper(notebooks):
     for notebook in notebooks:
         pieces = [[prose(c.source)] if c.cell_type == "markdown" else shown(c) for c in notebook.cells]
         articles.append("<article>\n" + "\n".join(p for piece in pieces for p in piece) + "\n</article>\n")
+    if last := answers(notebooks):
+        articles.append("<article>\n<h1>Answers to the questions</h1>\n" + "\n".join(last) + "\n</article>\n")
     return PAGE + "".join(articles) + "</body>\n</html>\n"
