@@ -207,8 +207,7 @@ def check(setting: Setting, viewpoint: Viewpoint) -> Setting:
     for field in ("heterogeneity", "steps", "evaluations", *RANGES):
         value = getattr(setting, field)
         if not (field == "shots" and value is None):
-            h = declaration(field, setting.task)
-            found[field] = valid(field, h, *span(field, h), value)
+            found[field] = valid(field, *_bounds(field, setting), value)
     if viewpoint.x not in plots.AXES or viewpoint.quantity not in (None, *plots.QUANTITIES):
         raise ValueError(f"x is one of {tuple(plots.AXES)}, quantity one of {plots.QUANTITIES}; got {viewpoint}")
     if viewpoint.clients not in plots.CLIENTS:
@@ -220,18 +219,13 @@ def check(setting: Setting, viewpoint: Viewpoint) -> Setting:
     return dataclasses.replace(setting, **found)
 
 
-def span(field: str, h: Hyper) -> tuple[float, float]:
-    """What the field's slider spans."""
-    low, high = RANGES.get(field, (h.low, h.high))
-    return max(low, h.low), min(high, h.high)
-
-
 def _bounds(field: str, setting: Setting) -> tuple[Hyper, float, float]:
-    """The declaration of a control's field, and what it spans."""
+    """The declaration of a control's field, and what it spans while the other controls stand as they do."""
     if field == "k":
         return dataclasses.replace(declaration("steps"), low=0), 0, setting.steps
     h = declaration(field, setting.task)
-    return h, *span(field, h)
+    low, high = RANGES.get(field, (h.low, h.high))
+    return h, *setting.within(field, max(low, h.low), min(high, h.high))
 
 
 def _shown(field: str, setting: Setting, viewpoint: Viewpoint) -> Any:

@@ -25,7 +25,8 @@ PLAIN = "FedAvg, plain mean"  # the original, whatever server the others have
 METHODS = {
     name: cls for cls in fm.ALGORITHMS for name in ((cls.__name__, PLAIN) if cls is fm.FedAvg else (cls.__name__,))
 }
-TASKS = {cls.__name__: cls for cls in fm.POPULATIONS if cls.__name__ in ("Sines", "Digits", "Glyphs", "Omniglot")}
+# Of those that need no file: a panel's menu offers nothing that cannot be drawn.
+TASKS = {cls.__name__: cls for cls in (fm.Sines, fm.Digits, fm.Glyphs)}
 # A control sets the field that a method or a population declares under the control's name, or under one of these.
 ALSO = {"local_steps": "inner_steps", "support": "shots"}
 
@@ -110,6 +111,15 @@ class Setting:
         budget = (3 * self.inner_steps * support + query) / (support + query)
         tried = range(3 * self.inner_steps + 1, 0, -1)
         return min(tried, key=lambda n: abs(cls(local_steps=n).evaluations() - budget))
+
+    def within(self, control: str, low: float, high: float) -> tuple[float, float]:
+        """What is left of a control's range where the task's clients have less, the other controls as they are."""
+        task = TASKS[self.task]
+        field, given = reached(task, control), self._given(task)
+        if field is not None:
+            least, most = task(**{k: v for k, v in given.items() if k != field.name}).span(field.name)
+            return max(low, least), min(high, most)
+        return low, min(high, task(**given).n_clients) if control == "clients_per_round" else high
 
     def says(self) -> str:
         """In words, what a client does in a round, where FedAvg and FedMAML take other numbers of steps."""
