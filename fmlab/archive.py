@@ -40,7 +40,7 @@ from fmlab.algorithms import ALGORITHMS
 from fmlab.declare import Sweep, Validated
 from fmlab.models import MLP
 from fmlab.optimisers import OPTIMISERS
-from fmlab.populations import NEED_DATA, POPULATIONS, Omniglot
+from fmlab.populations import NEED_DATA, POPULATIONS, SCENARIOS, Omniglot
 from fmlab.populations.collection import Collection, Rows
 from fmlab.populations.omniglot_files import OmniglotError
 from fmlab.populations.quadratics import Point
@@ -75,7 +75,7 @@ def name_of(kind: type[Any]) -> str:
     return f"{kind.__module__}:{kind.__qualname__}"
 
 
-KINDS: tuple[type[Any], ...] = (*ALGORITHMS, *POPULATIONS, *NEED_DATA, *OPTIMISERS, MLP, Point)
+KINDS: tuple[type[Any], ...] = (*ALGORITHMS, *POPULATIONS, *SCENARIOS, *NEED_DATA, *OPTIMISERS, MLP, Point)
 CLASSES = {name_of(kind): kind for kind in KINDS}
 
 

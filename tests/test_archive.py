@@ -120,7 +120,7 @@ def test_an_interrupted_study_is_read_before_its_first_evaluation(tmp_path):
         same(ours, fm.load(tmp_path))
 
 
-@pytest.mark.parametrize("population", [*fm.POPULATIONS], ids=lambda p: p.__name__)
+@pytest.mark.parametrize("population", [*fm.POPULATIONS, *fm.SCENARIOS], ids=lambda p: p.__name__)
 def test_a_population_draws_as_many_clients_as_it_says(population):
     """So that the shapes of a study follow from its setting, without the clients."""
     clients = population(n_clients=4, n_validation=2, n_unseen=3)

@@ -36,7 +36,6 @@ from fmlab.populations.base import Population
 from fmlab.populations.difference import LABELS, Difference, of_labels
 from fmlab.randomness import uniform
 
-
 SPLITS = ("training", "validation", "unseen")
 
 

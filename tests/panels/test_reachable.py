@@ -2,9 +2,13 @@
 
 import dataclasses
 
+import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from torch.utils.data import TensorDataset
 
+import fmlab as fm
+from fmlab.populations.collection import Collection
 from fmlab.setup import prepare
 from lab.lessons import drifting
 from lab.panel.board import BUTTONS, GROUPS, check
@@ -14,6 +18,8 @@ from lab.panel.views import Viewpoint
 
 EVERY = [field for fields in GROUPS.values() for field in fields]
 FIELDS = [f for f in EVERY if f != "methods"]
+# Clients of the reader's own, of whom each has two examples to adapt on.
+OWN = fm.Datasets([TensorDataset(torch.rand(5, 2), torch.arange(5) % 2) for _ in range(6)])
 # Which control, and where on it: 0 and 1 are its ends, or the first and the last of a menu.
 PLACES = st.sampled_from((0.0, 1.0)) | st.floats(0, 1)
 MOVES = st.lists(
@@ -38,7 +44,7 @@ def move(panel, what, at):
     field = what.removeprefix("typed ")
     if field in board.boxes:
         menu = board.boxes[field]
-        menu.value = menu.options[round(place(at, 0, len(menu.options) - 1))]
+        menu.index = round(place(at, 0, len(menu.options) - 1))
     elif field in board.controls:
         control = board.controls[field]
         if control.slider.disabled:
@@ -66,10 +72,13 @@ def refusal(setting, known={}):  # noqa: B006, a memory: a study of the same set
     """What the core says against it before any training, with few clients; None where it takes it."""
     few = dataclasses.replace(setting, seeds=1, rounds=10)
     if few not in known:
-        methods, (population, clients), options = few.call()
+        methods, (population, arguments), options = few.call()
         algorithms = {name: cls(**given) for name, (cls, given) in methods.items()}
         try:
-            setup = prepare(algorithms, population(**clients, n_clients=100, n_unseen=2, n_validation=2), **options)
+            clients = population(**arguments)
+            if not isinstance(clients, Collection):  # those have a fixed number
+                clients = dataclasses.replace(clients, n_clients=100, n_unseen=2, n_validation=2)
+            setup = prepare(algorithms, clients, **options)
             _ = setup.unseen, setup.validation, setup.participating
             known[few] = None
         except Exception as error:
@@ -77,10 +86,11 @@ def refusal(setting, known={}):  # noqa: B006, a memory: a study of the same set
     return known[few]
 
 
-@settings(deadline=None, max_examples=40)
-@given(first=st.sampled_from(sorted(TASKS)), moves=MOVES)
+@settings(deadline=None, max_examples=16)
+@given(first=st.sampled_from([*sorted(TASKS), OWN]), moves=MOVES)
 @example(first="Sines", moves=[("shots", 1.0), ("task", 1.0), ("shots", 1.0), ("task", 0.5), ("shots", 1.0)])
 @example(first="Glyphs", moves=[("shots", 1.0), ("preset", "handwritten digits"), ("shots", 1.0), ("reset", None)])
+@example(first=OWN, moves=[("preset", "three examples a client"), ("shots", 1.0), ("task", 0.0), ("reset", None)])
 @example(first="Digits", moves=[(f"switch {m}", True) for m in METHODS] + [("inner_steps", 1.0), ("server", 1.0)])
 def test_no_move_reaches_a_setting_that_is_refused(first, moves):
     class Untrained(Panel):
@@ -88,7 +98,7 @@ def test_no_move_reaches_a_setting_that_is_refused(first, moves):
             said = refusal(setting)
             assert said is None, (said, setting)
 
-    options = {"setting": Setting(task=first), "buttons": tuple(BUTTONS), "synchronous": True}
+    options = {"setting": Setting().on(first), "buttons": tuple(BUTTONS), "synchronous": True}
     panel = Untrained("untrained", EVERY, ("learning",), **options)
     try:
         for what, at in moves:
@@ -105,8 +115,8 @@ def test_no_move_reaches_a_setting_that_is_refused(first, moves):
         panel.close()
 
 
-@settings(deadline=None, max_examples=30)
-@given(st.lists(st.tuples(st.sampled_from([f.name for f in dataclasses.fields(drifting.Setting)]), PLACES), max_size=8))
+@settings(deadline=None, max_examples=8)
+@given(st.lists(st.tuples(st.sampled_from([f.name for f in dataclasses.fields(drifting.Setting)]), PLACES), max_size=5))
 def test_no_move_of_the_drift_panel_is_refused(moves):
     panel = drifting.drift(synchronous=True)
     try:
