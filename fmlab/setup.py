@@ -135,10 +135,15 @@ class Setup:
         self.objective.forget()
 
     def _draw(self, split: str) -> Clients:
-        parts = [self.population.draw(split, s) for s in self.config["seeds"]]
-        for clients in parts:
-            _check_clients(split, clients, self.population)
-        drawn = stack(parts)
+        parts, banks = [], []
+        for s in self.config["seeds"]:
+            one = self.population.draw(split, s)
+            _check_clients(split, one, self.population)
+            banks.append(one.bank)
+            # Rounded one by one, so that no two seeds stand side by side in float64; they share the first one's bank.
+            parts.append(replace(one, bank=None).to(self.config["dtype"], torch.device("cpu")))
+        drawn = replace(stack(parts), bank=banks[0])
+        del parts, banks
         for part in ("support", "query"):
             _check_examples(f"{split} clients' {part} set", getattr(drawn, part), drawn)
         for name, s, q in zip("xy", drawn.support, drawn.query, strict=False):
