@@ -6,6 +6,7 @@ from fmlab.algorithms import Algorithm as Algorithm
 from fmlab.compare import compare as compare
 from fmlab.compare import stream as stream
 from fmlab.declare import sweep as sweep
+from fmlab.declare import validated as validated
 from fmlab.gradients import grad as grad
 from fmlab.gradients import meta_grad as meta_grad
 from fmlab.interrupt import interrupted as interrupted

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fmlab.data import examples
-from fmlab.declare import pick, sweep_length
+from fmlab.declare import sweep_length
 from fmlab.populations.table import Table
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def predict(study: Study, name: str, rows: Any, support: Any, seed: int, value: 
     for what, place, n in (("seed", seed, len(seeds)), ("value", value, sweep_length(algorithm))):
         if place not in range(n):
             raise IndexError(f"{what} = {place!r} is not a whole number from 0 to {n - 1}")
-    held, method = study.server(name, seed, value), pick(algorithm, value)
+    held, method = study.server(name, seed, value), study.method(name, seed, value)
     f, like = method.objective(study.setup.objective), next(iter(held.values()))
     numbers = table.standardise and not table.rows.labels
     mean, spread = table.target_scale(seeds[seed]) if numbers else (torch.zeros(1), torch.ones(1))

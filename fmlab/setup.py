@@ -21,6 +21,7 @@ from fmlab.objective import Empirical, Objective, Scored
 from fmlab.optimisers import Optimiser
 from fmlab.populations import Population
 from fmlab.randomness import generator
+from fmlab.report import FLOWN
 
 DEFAULTS: dict[str, Any] = {
     "rounds": 300,
@@ -108,6 +109,14 @@ class Setup:
         """Loss and accuracy (S, N) on unseen clients of the predictor that learns nothing; None where there is none."""
         with torch.no_grad():
             return self.objective.trivial(*self.unseen.everyone())
+
+    @cached_property
+    def useless(self) -> float:
+        """FLOWN times the validation clients' mean loss of the fresh models: what is above flew away."""
+        fresh = self.start[:, None].expand(-1, self.validation.number, -1)
+        with torch.no_grad():
+            ((loss, _),) = self.objective.scores([fresh], self.validation.everyone()[1])
+        return FLOWN * float(loss.mean())
 
     def spread(self, algorithm: Algorithm) -> Algorithm:
         """The algorithm with its sweeps spread over the runs, as rounds and scoring take it."""

@@ -284,7 +284,7 @@ def field(head, name, value):
         (lambda h: h.update(methods=["Ditto", "FedAvg"]), r'methods = \["Ditto", "FedAvg"\], but'),
         (lambda h: h["config"].pop("dropout"), "config"),
         (lambda h: h.update(fmlab="9.0"), 'fmlab = "9.0"'),
-        (lambda h: h.update(format=2, fmlab="9.0"), r"format = 2, .* reads format 1; .* by fmlab '9\.0': update fmlab"),
+        (lambda h: h.update(format=3, fmlab="9.0"), r"format = 3, .* reads format 2; .* by fmlab '9\.0': update fmlab"),
         (lambda h: h.update(format=True), "format = True"),
         (lambda h: h.pop("format"), "no format number"),
         (lambda h: h.update(config=[]), r"config = \[\] is not what"),

@@ -22,6 +22,7 @@ from lab.panel.setting import (
     Setting,
     Task,
     all_of_them,
+    classifies,
     declaration,
     default,
     recorded,
@@ -92,7 +93,7 @@ class Board:
                 bounds = _bounds(field, setting)
                 control.root.layout.display = "none" if bounds is None else None
                 if bounds is not None:
-                    control.limits(*bounds, recorded(field, setting.task))
+                    control.limits(*bounds, *recorded(field, setting))
                     control.set(_shown(field, setting, viewpoint))
             self.difference.layout.display = "none" if _bounds("heterogeneity", setting) is None else None
             for name, row in self.switches.items():
@@ -171,7 +172,12 @@ class Buttons:
 
 DROPDOWNS: dict[str, tuple[str, list[Any], str]] = {
     "task": ("task", [], "what the clients learn"),
-    "server": ("server", list(SERVERS), "what steps on the clients' mean: one optimiser for all, or each method's own"),
+    "server": (
+        "server",
+        list(SERVERS),
+        "what steps on the clients' mean: one optimiser for all, or for each method the one that scored better when "
+        "step sizes were searched, or its own",
+    ),
     "work": (
         "local steps",
         list(WORK),
@@ -224,7 +230,7 @@ def check(setting: Setting, viewpoint: Viewpoint) -> Setting:
         bounds = _bounds(field, setting)
         if bounds is not None and not (field == "shots" and value is None):
             found[field] = valid(field, *bounds, value)
-    if viewpoint.x not in plots.AXES or viewpoint.quantity not in plots.QUANTITIES:
+    if viewpoint.x not in plots.AXES or viewpoint.quantity not in (None, *plots.QUANTITIES):
         raise ValueError(f"x is one of {tuple(plots.AXES)}, quantity one of {plots.QUANTITIES}; got {viewpoint}")
     if viewpoint.clients not in plots.CLIENTS:
         raise ValueError(f"clients = {viewpoint.clients!r} is not one of {plots.CLIENTS}: whose scores are shown")
@@ -252,6 +258,8 @@ def _shown(field: str, setting: Setting, viewpoint: Viewpoint) -> Any:
     """What the control of a field shows."""
     if field == "k":
         return setting.steps if viewpoint.k is None else viewpoint.k
+    if field == "quantity":
+        return viewpoint.quantity or ("accuracy" if classifies(setting.task) else "loss")
     value = getattr(viewpoint if field in ("x", "quantity", "clients") else setting, field)
     return default(field, setting.task) if value is None else value
 

@@ -19,7 +19,7 @@ import ipywidgets as widgets
 
 import fmlab as fm
 from lab.panel.board import Board, Buttons, check
-from lab.panel.css import STYLE
+from lab.panel.css import head
 from lab.panel.live import Live
 from lab.panel.session import Session
 from lab.panel.setting import METHODS, PLAIN, PRESETS, Setting, Task, kind
@@ -27,6 +27,7 @@ from lab.panel.views import Viewpoint, Views
 from lab.panel.worker import Checkpoint
 from lab.plots import style
 
+MANY = 3  # controls that stand above the pictures on a projector; more stand beside them
 REST = 0.1  # seconds without a new event after which the full answer is computed
 FIELDS = {f.name for f in dataclasses.fields(Setting)}
 LOOKED_AT = {f.name for f in dataclasses.fields(Viewpoint)}
@@ -35,8 +36,8 @@ LOOKED_AT = {f.name for f in dataclasses.fields(Viewpoint)}
 class Panel(Live):
     """A live panel. ``set``, ``wait`` and ``study`` do from code what hands and eyes do.
 
-    controls: fields that get a control; the others stay as ``setting`` has them. views: of ``views.CELLS``. buttons: of
-    ``board.BUTTONS``. options: ``theme``, ``size``, ``synchronous``, see ``Live``.
+    controls: fields that get a control; the others stay as ``setting`` and ``viewpoint`` have them. views: of
+    ``views.CELLS``. buttons: of ``board.BUTTONS``. options: ``theme``, ``size``, ``synchronous``, see ``Live``.
     """
 
     def __init__(
@@ -46,12 +47,13 @@ class Panel(Live):
         views: Sequence[str],
         *,
         setting: Setting | None = None,
+        viewpoint: Viewpoint | None = None,
         buttons: Sequence[str] = (),
         **options: Any,
     ) -> None:
         self.session = Session()
-        self._first = self._setting = setting = check(setting or Setting(), Viewpoint())
-        self._viewpoint = Viewpoint()
+        self._seen_first = self._viewpoint = viewpoint or Viewpoint()
+        self._first = self._setting = setting = check(setting or Setting(), self._viewpoint)
         self._study: fm.Study | None = None
         self._shown: Setting | None = None  # what the study on show answers
         self._ended = False  # whether it is the end of a run, where participating clients can be scored
@@ -61,6 +63,7 @@ class Panel(Live):
         super().__init__(name, lambda theme: self.views.canvas(theme, options.get("size", "notebook")), **options)
         # Where every event is computed at once, as on Colab, only the slider's last place is.
         self.board = Board(controls, setting, looks, self._moved, every_event=not self._sync)
+        self.board.show(setting, self._viewpoint)
         calls = {
             "play / pause": self._play,
             "one round": self._one_round,
@@ -80,9 +83,12 @@ class Panel(Live):
         self._code.add_class("fmlab-code")
         wrapped = widgets.Layout(flex_flow="row wrap", align_items="center")
         row = widgets.HBox([*self.buttons.row, self._status], layout=wrapped)
+        row.add_class("fmlab-row")
+        if len(controls) > MANY:
+            self.add_class("fmlab-many")
         # Words that come and go stand below the picture, so that it never moves.
         below = [self._error, self._summary, self._note, self._code]
-        self.children = (widgets.HTML(STYLE), self.board.root, row, self._canvas.image, *below)
+        self.children = (head(), self.board.root, row, self._canvas.root, *below)
         self._paint({})
         self._submit()
 
@@ -133,6 +139,9 @@ class Panel(Live):
         if self._sync and "map" in self.views.names and self._shown is not None:
             self._fill_map(self._shown, lambda: None)  # what is stored is complete
         return super()._repr_mimebundle_(**kwargs)
+
+    def _in_words(self) -> str:
+        return f"{super()._in_words()} ({self._status.value})"  # it may be taken in the middle of a run
 
     # --- what controls and buttons do ---------------------------------------------------------------
 
@@ -198,7 +207,7 @@ class Panel(Live):
 
     def _reset(self) -> None:
         self._worker.resume()
-        self._setting, self._viewpoint = self._first, Viewpoint()
+        self._setting, self._viewpoint = self._first, self._seen_first
         self.buttons.forget_preset()
         self.board.show(self._setting, self._viewpoint)
         self._submit()

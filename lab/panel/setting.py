@@ -7,6 +7,7 @@ code" are made from the same.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,10 +16,11 @@ from typing import Any
 import torch
 
 import fmlab as fm
-from fmlab.declare import Hyper
+from fmlab.declare import Hyper, step_sizes
+from fmlab.losses import CrossEntropy
 from fmlab.optimisers import Optimiser
 from fmlab.populations.collection import Rows
-from fmlab.tuning import RECORDED
+from fmlab.tuning import RECORDED, has_server, look_up, number_of_steps
 
 PLAIN = "FedAvg, plain mean"  # the original, whatever server the others have
 METHODS = {
@@ -30,8 +32,10 @@ Task = str | fm.Population  # one of TASKS by its name, or clients of the reader
 ALSO = {"local_steps": "inner_steps", "support": "shots"}
 
 
-# One optimiser for every method's server compares the methods; each with its own, the optimisers too.
-SERVERS = {"Adam for all": fm.Adam(), "each its own": None}
+# One optimiser for every method's server compares the methods; each with its own, the optimisers too. The server's step
+# size is each method's recorded one; the plain mean of methods that send models takes their mean as it is.
+SERVERS = {"Adam for all": fm.Adam(), "plain mean for all": fm.SGD(), "each its better one": None, "each its own": None}
+BETTER = "each its better one"
 # What the number of inner steps says of the local steps of methods that have no inner ones.
 WORK = EQUAL, ALIKE = ("equal work", "steps alike")
 
@@ -78,7 +82,7 @@ class Setting:
     def call(self) -> tuple[dict[str, tuple[type, dict[str, Any]]], tuple[type, dict[str, Any]], dict[str, Any]]:
         """Of each method its class and arguments, the population's, and the options of ``fm.compare``. FedAvg with the
         plain mean is left out where FedAvg has no other server."""
-        methods = {name: (METHODS[name], self._method(name)) for name in self.methods}
+        methods = {name: (METHODS[name], self.method(name)) for name in self.methods}
         if methods.get(PLAIN) == methods.get("FedAvg"):
             methods.pop(PLAIN, None)
         options = {
@@ -97,13 +101,25 @@ class Setting:
         own = {} if isinstance(self.task, str) else _arguments(self.task)
         return own | self._given(cls)
 
-    def _method(self, name: str) -> dict[str, Any]:
-        cls, server = METHODS[name], None if name == PLAIN else SERVERS[self.server]
-        given = self._given(cls)
+    def method(self, name: str) -> dict[str, Any]:
+        """The arguments of a method under its name in ``METHODS``."""
+        cls, given = METHODS[name], self._given(METHODS[name])
         if self.work == EQUAL and "local_steps" in given and "inner_steps" not in given:
             given["local_steps"] = self.local_steps(cls)
-        has_server = "server" in {f.name for f in dataclasses.fields(cls)}
-        return given | ({"server": server} if has_server and server is not None else {})
+        server = None if name == PLAIN or not has_server(cls) else self._server(cls(**given))
+        return given | ({} if server is None else {"server": server})
+
+    def _server(self, method: Any) -> Optimiser | None:
+        """None: the method's own."""
+        if self.server == BETTER:
+            scores = {server: self._score(method, server) for server in (fm.Adam(), _mean_of(method))}
+            return min(scores, key=scores.__getitem__) if min(scores.values()) < math.inf else None
+        return _mean_of(method) if SERVERS[self.server] == fm.SGD() else SERVERS[self.server]
+
+    def _score(self, method: Any, server: Optimiser) -> float:
+        """What the record says of the method with this server, at this number of steps; infinite where it is silent."""
+        found = look_up(kind(self.task), dataclasses.replace(method, server=server), number_of_steps(method))
+        return math.inf if found is None or found[0] != type(server).__name__ else found[2].get("score", math.inf)
 
     def local_steps(self, cls: type) -> int:
         """Of a method without inner steps as many local steps as make a round cost a client what FedMAML's costs it, in
@@ -138,7 +154,9 @@ class Setting:
         def value(v: Any) -> str:
             if isinstance(v, Rows):
                 return repr(v.origin) if v.origin else "data"
-            return f"fm.{type(v).__name__}()" if isinstance(v, Optimiser) else repr(v)  # SERVERS has them as they come
+            if not isinstance(v, Optimiser):
+                return repr(v)
+            return f"fm.{type(v).__name__}({'' if v == type(v)() else 'lr=None'})"  # as ``_server`` makes them
 
         def written(cls: type, given: dict[str, Any]) -> str:
             name = f"fm.{cls.__name__}" if getattr(fm, cls.__name__, None) is cls else cls.__name__
@@ -165,6 +183,12 @@ class Setting:
                 "print(study.table())",
             ]
         )
+
+
+def _mean_of(method: Any) -> Optimiser:
+    """The plain mean: as the method has it, or with a step size for what it sends."""
+    own: Optimiser = type(method)().server
+    return own if isinstance(own, fm.SGD) else fm.SGD(lr=None)  # type: ignore[arg-type]
 
 
 def kind(task: Task) -> type[fm.Population]:
@@ -225,6 +249,12 @@ def reached(cls: type, control: str) -> dataclasses.Field[Any] | None:
     return next((f for f in dataclasses.fields(cls) if f.name in names), None)
 
 
+def classifies(task: Task) -> bool:
+    """Whether the task's clients tell classes apart, so that there is an accuracy."""
+    clients = population(task)
+    return isinstance(getattr(clients.objective(clients.model()), "loss", None), CrossEntropy)
+
+
 def default(control: str, task: Task) -> Any:
     """What the task's population has where the control says nothing."""
     field = reached(kind(task), control)
@@ -270,9 +300,16 @@ def all_of_them(field: str, task: Task) -> bool:
     return field == "shots" and found is not None and found.metadata["hyper"].optional
 
 
-def recorded(field: str, task: Task) -> float | None:
-    """The number that None stands for in FedMAML on this task; None where nothing is recorded under that name."""
-    return RECORDED.get(kind(task).__name__, {}).get("FedMAML", {}).get(field)
+def recorded(field: str, setting: Setting) -> tuple[float | None, str]:
+    """The number that None stands for in FedMAML here, and where it was found; None where nothing is recorded."""
+    if field not in step_sizes(fm.FedMAML()):
+        return None, ""
+    method = fm.FedMAML(**setting.method("FedMAML") | {field: None})
+    found = look_up(kind(setting.task), method, number_of_steps(method))
+    if found is None or field not in found[2]:
+        return None, "not recorded: searched here once"
+    server, number, values = found
+    return values[field], f"found for FedMAML, {number} step{'s' * (number != '1')}, {server}"
 
 
 def ready(task: str) -> tuple[str, ...]:
