@@ -122,7 +122,8 @@ class Bearings(Population):
         wave = torch.zeros(*shape, SAMPLES, dtype=DTYPE)
         t = torch.arange(SAMPLES, dtype=DTYPE) / RATE
         for k in range(3):
-            drawn = uniform((*shape[::2], IMPACTS + 1), 0.0, 1.0, f"bearings {part} {FAULTS[k + 1]}", seed, who).to(DTYPE)
+            purpose = f"bearings {part} {FAULTS[k + 1]}"
+            drawn = uniform((*shape[::2], IMPACTS + 1), 0.0, 1.0, purpose, seed, who).to(DTYPE)
             gaps = (1 + SLIP * (2 * drawn[..., 1:] - 1)) / rates[:, k, None, None].to(DTYPE)
             times = gaps.cumsum(-1) - drawn[..., :1] * gaps[..., :1]  # (N, number, IMPACTS)
             strength = 1 + 0.7 * torch.cos(2 * torch.pi * modulation[:, k, None, None].to(DTYPE) * times) * (k > 0)

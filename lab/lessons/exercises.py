@@ -445,7 +445,7 @@ def units_of_training(answer: Any) -> Steps:
 
 
 def half_life(answer: Any) -> Steps:
-    """A number: the hours in which half of the drug leaves the textbook's usual patient (h = 0), once all is absorbed."""
+    """A number: the hours in which half of the drug leaves the textbook's usual patient, once all is absorbed."""
     _, volume, clearance = fm.Patients(heterogeneity=0.0, n_unseen=1).rates("unseen", 0)[0]
     truth = math.log(2) * volume / clearance
     yield from _told(
