@@ -429,8 +429,8 @@ def interval(answer: Any) -> Steps:
 def units_of_training(answer: Any) -> Steps:
     """A function (train, new) -> the columns of new (m, d) in units of the training clients' rows train (n, d)."""
     ask = Function(answer, "train, new")
-    train, new = 5 + 3 * _uniform(40, 2), 9 + _uniform(7, 2, seed=1)
-    found = ask.array((7, 2), "the rows of new, in other units", train, new)
+    train, new = 5 + 3 * _uniform(90, 2), 9 + _uniform(70, 2, seed=1)
+    found = ask.array((70, 2), "the rows of new, in other units", train, new)
     mean, spread = train.mean(0), train.std(0, correction=0)
     own = (new - new.mean(0)) / new.std(0, correction=0)
     yield from _told(
