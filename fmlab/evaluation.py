@@ -13,7 +13,7 @@ from fmlab.data import Batch, Clients, Tree, writes
 from fmlab.engine import SHARED, tile, work
 from fmlab.objective import Objective
 
-CHUNK = 2**26  # numbers in one chunk of personal models, so that large models are scored within bounded memory
+CHUNK = 2**24  # numbers in one chunk of personal models, so that large models are scored within bounded memory
 
 
 @dataclass(frozen=True)

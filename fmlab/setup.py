@@ -144,10 +144,7 @@ class Setup:
         self.objective.forget()
 
     def _draw(self, split: str) -> Clients:
-        parts = [self.population.draw(split, s) for s in self.config["seeds"]]
-        for clients in parts:
-            _check_clients(split, clients, self.population)
-        drawn = stack(parts)
+        drawn = self._stacked(split)
         for part in ("support", "query"):
             _check_examples(f"{split} clients' {part} set", getattr(drawn, part), drawn)
         for name, s, q in zip("xy", drawn.support, drawn.query, strict=False):
@@ -159,6 +156,16 @@ class Setup:
         drawn = drawn.to(self.config["dtype"], torch.device(self.config["device"]))
         self._check_predictions(split, drawn)
         return drawn
+
+    def _stacked(self, split: str) -> Clients:
+        """All seeds' clients as drawn. Each is rounded at once, so that no two seeds stand side by side in float64."""
+        bank, parts = None, []
+        for seed in self.config["seeds"]:
+            one = self.population.draw(split, seed)
+            _check_clients(split, one, self.population)
+            bank = bank if parts else one.bank  # all share the first one's
+            parts.append(replace(one, bank=None).to(self.config["dtype"], torch.device("cpu")))
+        return replace(stack(parts), bank=bank)
 
     def _check_predictions(self, split: str, clients: Clients) -> None:
         """A fresh model's predictions for the first client fit the targets, and every client's labels their number."""

@@ -11,7 +11,8 @@ other clients.
 ``recorded.json`` holds the result of ``benchmarks/search_step_sizes.py`` for a population, method, server and number
 of local or inner steps, at heterogeneity 1: of the four these are what a good training step size depends on. A field
 left at None is filled from the next recorded number of steps above its own, since more steps want smaller ones; where
-nothing is recorded, from a coarse search of the same kind. The adaptation step size does depend on heterogeneity: it
+nothing is recorded, from a coarse search of the same kind; a record without a score is the result of such a one, until
+that script has been there. The adaptation step size does depend on heterogeneity: it
 becomes ``validated`` around the recorded one.
 """
 

@@ -371,6 +371,14 @@ WRONG = [
     ("interval", lambda accuracies: 1.96 * accuracies.std() / len(accuracies), "root of the number"),
     ("interval", lambda accuracies: 196 * accuracies.std() / len(accuracies) ** 0.5, "in per cent"),
     ("interval", lambda accuracies: 0.0, "1.96 times"),
+    ("units_of_training", lambda train, new: (new - new.mean(0)) / new.std(0), "the new client's own units"),
+    ("units_of_training", lambda train, new: (new - train.mean(0)) / train.var(0), "divides by the variance"),
+    ("units_of_training", lambda train, new: (new - train.mean()) / train.std(), "Every column"),
+    ("units_of_training", lambda train, new: new, "Take off the mean of each column"),
+    ("half_life", 0.5 / 0.04, "a share 1/e is left"),
+    ("half_life", 0.04 / 0.5, "This is the rate"),
+    ("half_life", np.log(2) * 0.04 / 0.5, "the time in which"),
+    ("half_life", 12.0, "only one of the two exponentials"),
 ]
 
 

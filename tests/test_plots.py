@@ -326,6 +326,16 @@ def test_an_unseen_client_is_drawn_as_the_study_has_it(ax, study):
         assert np.interp(x, view.grid, view.truth) == pytest.approx(float(y), abs=0.02)
 
 
+def test_a_patient_is_drawn_in_units_that_are_measured():
+    """Subject 1 had 2.84 mg/l after 4.02 mg/kg and a quarter of an hour, however a model counts."""
+    clients = fm.Patients(real=True, n_clients=5, n_validation=2)
+    study = fm.compare([fm.FedAvg(lr=0.01, adapt_lr=0.01)], clients, rounds=1, seeds=1)
+    view, middle, unit = look_at(study), *clients.labels().y_scale
+    assert view.support[1][0, 0] == pytest.approx(2.84 / 4.02)
+    predicted = study.predict("FedAvg", torch.tensor(view.grid)[:, None])
+    assert np.allclose(view.predictions["FedAvg"], middle + unit * predicted.numpy())
+
+
 def test_pictures_carry_their_labels_and_every_methods_guesses(ax, pictures):
     m = plots.client(ax, look_at(pictures, client=2), k=1)
     _, query = pictures.unseen.everyone()

@@ -284,6 +284,8 @@ def _encoding(path: Path, said: Said) -> str:
     """Tried on the whole file, so that it does not fail half-way."""
     with path.open("rb") as f:
         start = f.read(4096)
+        if start.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):  # the former begins like UTF-16
+            raise DataError(f"{path} is UTF-32, which is not read here; save the table as UTF-8")
         if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             found, strange = "utf-16", False
         else:
@@ -375,7 +377,7 @@ def _clients(frame: Any, client: str, options: Options, said: Said) -> tuple[Any
     names = tuple(sorted(set(texts) - {""}))
     if len(names) < len([t for t in texts if t]):
         double = sorted({t for t in texts if t and texts.count(t) > 1})
-        said(f"clients whose names differ in blanks alone are one: {_listed(double)}")
+        said(f"clients whose names differ in blanks or in type alone are one: {_listed(double)}")
     place = {name: i for i, name in enumerate(names)}
     renumber = np.array([place.get(t, -1) for t in texts] + [-1])
     codes = renumber[codes]
@@ -407,7 +409,7 @@ def _complete(frame: Any, codes: Any, column: str, said: Said) -> tuple[Any, Any
     if not gone.any():
         return frame, codes
     if gone.all():
-        raise said.error(f"column {column!r} holds nothing")
+        raise said.error(f"column {column!r} holds nothing that is finite")
     said(f"{_count(int(gone.sum()), 'row')} without a finite {column!r} left out")
     frame, values = frame[~gone], values[~gone]
     if values.dtype.kind == "f" and (values % 1 == 0).all():  # whole numbers beside a missing one are floats

@@ -9,6 +9,7 @@ shown. What the answer is compared with is computed by fmlab when the check runs
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -425,6 +426,39 @@ def interval(answer: Any) -> Steps:
     )
 
 
+def units_of_training(answer: Any) -> Steps:
+    """A function (train, new) -> the columns of new (m, d) in units of the training clients' rows train (n, d)."""
+    ask = Function(answer, "train, new")
+    train, new = 5 + 3 * _uniform(90, 2), 9 + _uniform(70, 2, seed=1)
+    found = ask.array((70, 2), "the rows of new, in other units", train, new)
+    mean, spread = train.mean(0), train.std(0, correction=0)
+    own = (new - new.mean(0)) / new.std(0, correction=0)
+    yield from _told(
+        found,
+        (new - mean) / spread,
+        "Take off the mean of each column and divide by its standard deviation, over the rows of train.",
+        (own, "These are the new client's own units: his mean is gone, and with it what tells him from others."),
+        ((new - mean) / train.var(0, correction=0), "This divides by the variance; its root is wanted."),
+        ((new - train.mean()) / train.std(correction=0), "Every column has a mean and a spread of its own."),
+        within=0.02,  # with n or n - 1 below the root
+    )
+
+
+def half_life(answer: Any) -> Steps:
+    """A number: the hours in which half of the drug leaves the textbook's usual patient, once all is absorbed."""
+    _, volume, clearance = fm.Patients(heterogeneity=0.0, n_unseen=1).rates("unseen", 0)[0]
+    truth = math.log(2) * volume / clearance
+    yield from _told(
+        number(answer),
+        truth,
+        "Late after the dose only one of the two exponentials is left. When has it halved?",
+        (volume / clearance, "After this time a share 1/e is left, not a half."),
+        (clearance / volume, "This is the rate, per hour; the time is wanted."),
+        (math.log(2) * clearance / volume, "The rate is CL / V; the time in which exp(-rate t) halves is wanted."),
+        within=0.02,
+    )
+
+
 LESSONS = {
     "00 Start here": (trivial_loss,),
     "01 Federated averaging": (fedprox_round, where_fedavg_settles, megabytes),
@@ -433,4 +467,5 @@ LESSONS = {
     "04 Heterogeneity": (share_hurt, crossover, best_without_adapting),
     "05 Inner steps": (gradient_evaluations, first_order_rest, largest_step),
     "06 Few-shot images": (pictures, nearest_mean, interval),
+    "07 Real clients": (units_of_training, half_life),
 }
