@@ -27,7 +27,7 @@ class Silent:
 
     @property
     def address(self):
-        return "http://127.0.0.1:{}".format(self.door.getsockname()[1])
+        return f"http://127.0.0.1:{self.door.getsockname()[1]}"
 
     def _listen(self):
         while True:
