@@ -10,7 +10,7 @@ Beside Voila 0.5 itself:
 - the address sets what a panel starts from, and its look: ?heterogeneity=0.5&theme=dark&size=projector
   (lab/panel/address.py);
 - a kernel ends with its page: at the page's goodbye, or where none came (a lost network, a request that is no
-  browser's), once no page has been connected to it for half a minute and no cell of it runs;
+  browser's), once no page has been connected to it for 45 seconds and no cell of it runs;
 - --room=N: how many kernels there are at most. A visitor for whom there is none left reads so;
 - a connection to a kernel must speak the protocol that Voila can read: any other hangs Voila 0.5.13 for everybody;
 - a page whose kernel ended (a laptop that slept, a server that was stopped) is marked as such, so that its panels can
@@ -134,7 +134,7 @@ class Kernels(AsyncMappingKernelManager):
 
     @default("cull_idle_timeout")
     def _alone(self):
-        return 30  # seconds without a page after which a kernel ends
+        return 45  # seconds without a page after which a kernel ends; a slow tablet takes some to connect
 
     @default("cull_interval")
     def _look(self):

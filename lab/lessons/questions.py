@@ -100,7 +100,7 @@ QUESTIONS = (
         "What does MAML minimise? How good does that make the model before the step?",
         "The mean over tasks of the query loss after the inner step, at w minus alpha times the gradient of the "
         "support loss. Before the step nothing is asked of it, and it is one curve for all tasks.",
-        (Proof(ADAPT, "What is learned is a place to start from", "after one step:|before the step"),),
+        (Proof(ADAPT, "What is learned is a place to start from", "after one step:|measured"),),
     ),
     Question(
         "Where does the Hessian enter the meta-gradient, and when may it be left out?",

@@ -58,6 +58,7 @@ STYLE = (
 .fmlab-summary .widget-html-content { font-size: 1.15em; line-height: 1.4; min-height: 2.8em; }
 .fmlab-status .widget-html-content, .fmlab-message .widget-html-content { line-height: 1.4; }
 .fmlab-panel .widget-box { overflow: visible; }
+.fmlab-panel a.fmlab-file { color: var(--jp-content-link-color, #1558b0); text-decoration: underline; }
 .fmlab-control > .fmlab-note { margin: -4px 0 0 116px; }
 .fmlab-note .widget-html-content { font-size: 0.85em; line-height: 1.2; color: var(--jp-ui-font-color2, #666); }
 .fmlab-control > .fmlab-message { height: auto; padding: 0 8px; border-left: 3px solid currentColor; }

@@ -225,10 +225,9 @@ class Panel(Live):
     def _save_picture(self) -> None:
         def link() -> None:
             data = base64.b64encode(self._canvas.png()).decode()
-            self.buttons.link.value = (
-                f'<a download="fmlab-{self.name.replace(" ", "-")}.png" '
-                f'href="data:image/png;base64,{data}">download fmlab-{self.name.replace(" ", "-")}.png</a>'
-            )
+            file = f"fmlab-{self.name.replace(' ', '-')}.png"
+            address = f"data:image/png;base64,{data}"
+            self.buttons.link.value = f'<a class="fmlab-file" download="{file}" href="{address}">download {file}</a>'
 
         self._worker.soon("save", link)
 

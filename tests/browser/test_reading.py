@@ -1,7 +1,8 @@
 """A panel's page as it is read: on a telephone, across a room, with fingers, and by who listens to it.
 
-axe-core finds what is wrong for those, where its file is named: `FMLAB_AXE=axe.min.js pytest tests/browser`. It is not
-among the dependencies; `npm pack axe-core` fetches it.
+Some lines here look for what most often shuts readers out: no name, no contrast, no order. axe-core looks
+for all that it knows where its file is named: `FMLAB_AXE=axe.min.js pytest tests/browser`. It is not among the
+dependencies; `npm pack axe-core` fetches it.
 """
 
 import os
@@ -116,6 +117,59 @@ def test_who_listens_hears_names_numbers_and_the_sentence(visit):
     assert page.locator(".fmlab-summary").get_attribute("aria-live") == "polite"
     for picture in page.locator(".fmlab-picture").all():
         assert len(picture.get_attribute("title")) > 10
+
+
+# Of the page: what can be worked and has no name, text whose contrast with what lies below it is too small (WCAG 2.1:
+# 4.5, large text 3), what Tab reaches out of its turn or outside of the main part's regions.
+FAULTS = """() => {
+  const seen = e => e.checkVisibility({visibilityProperty: true, opacityProperty: true});
+  const named = e => e.ariaLabel || e.title || e.labels?.[0]?.innerText.trim() || e.innerText?.trim() || e.alt;
+  const worked = [...document.querySelectorAll("a[href], button, input, select, textarea, [tabindex]")].filter(seen);
+  const faults = worked.filter(e => e.tabIndex >= 0 && !named(e)).map(e => "no name: " + e.outerHTML.slice(0, 150));
+  faults.push(...worked.filter(e => e.tabIndex > 0).map(e => "out of turn: " + e.outerHTML.slice(0, 150)));
+  faults.push(...[...document.images].filter(e => seen(e) && !named(e)).map(e => "no words: " + e.className));
+  if (document.querySelectorAll("[role=main], main").length !== 1) faults.push("not one main part");
+  if (!document.documentElement.lang || !document.title) faults.push("no language or no title");
+  const rgb = c => c.match(/[\\d.]+/g).map(Number), light = c => {
+    const [r, g, b] = c.map(v => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const below = e => {
+    for (; e; e = e.parentElement) {
+      const [r, g, b, a = 1] = rgb(getComputedStyle(e).backgroundColor);
+      if (a > 0.99) return [r, g, b];
+    }
+    return [255, 255, 255];
+  };
+  const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  for (let t; (t = walk.nextNode());) {
+    const e = t.parentElement, style = getComputedStyle(e);
+    if (!t.data.trim() || !seen(e) || e.closest("script, style, option, :disabled, [disabled]")) continue;
+    const [x, y] = [light(rgb(style.color).slice(0, 3)), light(below(e))];
+    const size = parseFloat(style.fontSize), large = size >= 24 || (size >= 18.66 && +style.fontWeight >= 700);
+    const contrast = (Math.max(x, y) + 0.05) / (Math.min(x, y) + 0.05);
+    if (contrast < (large ? 3 : 4.5)) faults.push(`contrast ${contrast.toFixed(1)}: ${t.data.trim().slice(0, 80)}`);
+  }
+  return faults;
+}"""
+
+
+HARM = """() => {
+  document.querySelector(".noUi-handle").removeAttribute("aria-label");
+  document.querySelector(".fmlab-control input").tabIndex = 3;
+  const said = [...document.querySelectorAll(".fmlab-summary *")].at(-1);
+  said.style.color = getComputedStyle(document.body).backgroundColor;
+}"""
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("panel", ["playground", "drift"])
+def test_names_contrast_and_order(visit, panel, theme):
+    page = visit("desk", panel, f"{QUICK}&theme={theme}" if panel != "drift" else f"theme={theme}")
+    assert page.evaluate(FAULTS) == []
+    page.evaluate(HARM)
+    found = page.evaluate(FAULTS)
+    assert [words for words in ("no name", "out of turn", "contrast") if not any(words in f for f in found)] == []
 
 
 @pytest.mark.skipif(not Path(AXE).is_file(), reason="FMLAB_AXE names no file axe.min.js")
