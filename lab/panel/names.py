@@ -1,6 +1,6 @@
 """Names for who listens to the page: ipywidgets gives a slider's handle none, announces its place with one digit behind
-the point, and of a logarithmic one the exponent. A few lines of the page's own language say the name and the number, and
-mark the sentence as what is to be read when it changes.
+the point, and of a logarithmic one the exponent. A few lines of the page's own language set name and number, and mark
+the sentence as what is to be read when it changes.
 
 They come with a style sheet and run when it has been loaded; where a page forbids that, everything else works.
 """
