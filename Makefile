@@ -20,7 +20,7 @@ RUN = .venv/bin/python
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help lab app test check bench notebooks repair lock
+.PHONY: help lab app test check bench notebooks course repair lock
 
 help:
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1 \2/p' Makefile
@@ -50,6 +50,10 @@ bench: ##      measure fmlab beside its peers on this machine
 notebooks: ##  run every notebook in a fresh kernel and store its outputs
 	@$(PYTHON) tools/install.py test
 	$(RUN) tools/notebooks.py $(ARGS)
+
+course: ##     write the course to hand out into dist/: students', instructor's, and a handout for paper
+	@$(PYTHON) tools/install.py
+	$(RUN) tools/course.py $(ARGS)
 
 repair: ##     compare every installed file with its checksum, and install again what is damaged
 	@$(PYTHON) tools/install.py --repair

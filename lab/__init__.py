@@ -16,10 +16,22 @@ _HOME = {
     "one_client": "lab.panel.panels",
     "playground": "lab.panel.panels",
     "predict": "lab.lessons.predicting",
+    "question": "lab.lessons.questions",
     "report": "lab.lessons.teaching",
 }
 
-__all__ = ["check", "doctor", "drift", "heterogeneity", "inner_steps", "one_client", "playground", "predict", "report"]
+__all__ = [
+    "check",
+    "doctor",
+    "drift",
+    "heterogeneity",
+    "inner_steps",
+    "one_client",
+    "playground",
+    "predict",
+    "question",
+    "report",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -15,7 +15,7 @@ from lab.lessons import answers, exercises
 from lab.lessons.answers import Function, Wrong, array, number
 from lab.lessons.teaching import names, verdict
 
-FOLDER = Path(__file__).resolve().parents[1] / "notebooks" / "solutions"
+FOLDER = Path(__file__).resolve().parents[1] / "course" / "solutions"
 D = torch.float64
 
 

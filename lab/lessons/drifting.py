@@ -105,10 +105,11 @@ def sentence(d: Drift, setting: Setting) -> str:
     away = {name: float(np.linalg.norm(w - d.optimum)) for name, w in d.points.items()}
     if max(away.values()) < 5e-3:
         return f"No drift: with {steps} both methods rest at the minimum of the mean loss."
-    still = float(np.linalg.norm(d.server[-1] - d.points["FedAvg"]))
+    still = float(np.linalg.norm(d.server[setting.round] - d.points["FedAvg"]))
+    rounds_done = f"{setting.round} round{'s' * (setting.round != 1)}"
     return (
         f"With {steps} FedAvg rests {away['FedAvg']:.2f} from the minimum of the mean loss, FedMAML "
-        f"{away['FedMAML']:.2f}. After {ROUNDS} rounds FedAvg's server is {still:.2f} from where it will rest."
+        f"{away['FedMAML']:.2f}. After {rounds_done} FedAvg's server is {still:.2f} from where it will rest."
     )
 
 
