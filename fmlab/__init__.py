@@ -26,5 +26,7 @@ from fmlab.populations.collection import DataError as DataError
 from fmlab.populations.collection import Decided as Decided
 from fmlab.study import Study as Study
 from fmlab.study import load as load
+from fmlab.transforms import Clip as Clip
+from fmlab.transforms import Noise as Noise
 
 __version__ = "0.1.0"

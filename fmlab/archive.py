@@ -44,6 +44,7 @@ from fmlab.populations import NEED_DATA, POPULATIONS, Omniglot
 from fmlab.populations.collection import Collection, Rows
 from fmlab.populations.omniglot_files import OmniglotError
 from fmlab.populations.quadratics import Point
+from fmlab.transforms import TRANSFORMS
 
 FORMAT = 2
 MAX_CONFIG = 2**26  # bytes of config.json
@@ -75,7 +76,7 @@ def name_of(kind: type[Any]) -> str:
     return f"{kind.__module__}:{kind.__qualname__}"
 
 
-KINDS: tuple[type[Any], ...] = (*ALGORITHMS, *POPULATIONS, *NEED_DATA, *OPTIMISERS, MLP, Point)
+KINDS: tuple[type[Any], ...] = (*ALGORITHMS, *POPULATIONS, *NEED_DATA, *OPTIMISERS, *TRANSFORMS, MLP, Point)
 CLASSES = {name_of(kind): kind for kind in KINDS}
 
 

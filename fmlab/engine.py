@@ -17,12 +17,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fmlab.algorithms.base import Algorithm
+from fmlab.algorithms.base import Algorithm, weighted_mean
 from fmlab.data import Batch, Clients, Examples, Tree, writes
 from fmlab.declare import spread, sweep_length
 from fmlab.objective import Objective
 from fmlab.optimisers import Moments
 from fmlab.randomness import fraction, number, numbered, scattered, shuffled
+from fmlab.transforms import Transformation, on_the_wire
 
 SHARED = "writes into its clients' examples, which all methods share; write into a copy: examples.map(torch.clone)"
 Transform = Callable[[Tree, Batch], Tree]  # of what clients send (R, C, .), each client's by itself
@@ -106,6 +107,21 @@ def work(
     if writes(batch.support, batch.query, batch.both) != before:
         raise ValueError(f"{type(algorithm).__name__}.local or a transform {SHARED}")
     return sent, kept
+
+
+def gather(
+    sent: Tree, weight: Tensor | None, batch: Batch, transforms: Sequence[Transform] = ()
+) -> tuple[Tree, Tensor | None]:
+    """What reaches ``serve``: the messages (R, C, .) and their weights as they are; or, where the server adds noise to
+    their mean, that mean, as the one message (R, 1, .) of weight one."""
+    server = [t for t in transforms if isinstance(t, Transformation) and t.at_server]
+    if not sent or not server:
+        return sent, weight
+    answered = batch.who.shape[1] if weight is None else (weight > 0).sum(1, keepdim=True).clamp(min=1)
+    mean = weighted_mean(sent, weight)
+    for transform in server:
+        mean = transform.on_mean(mean, answered, batch)
+    return mean, None
 
 
 def serve(
@@ -214,9 +230,9 @@ def rounds(
                 here = answered[..., None]
                 sent = {name: torch.where(here, m, 0.0) for name, m in sent.items()}
                 kept = {name: torch.where(here, m, before[name]) for name, m in kept.items()}
-            up += 4 * sum(m.shape[-1] for m in sent.values())
+            up += on_the_wire(sent, transforms)
             down += 4 * sum(held[name].shape[-1] for name in algorithm.received(held, sent, phase))
-            served = serve(algorithm, f, held, moments, sent, weight, share, t)
+            served = serve(algorithm, f, held, moments, *gather(sent, weight, now, transforms), share, t)
             held, moments = served if answered is None else _where(number > 0, served, (held, moments))
             store.put(who, kept)
         ok = _finite(held) & _finite(kept)

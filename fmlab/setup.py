@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field, fields, replace
 from functools import cached_property
@@ -22,6 +23,7 @@ from fmlab.optimisers import Optimiser
 from fmlab.populations import Population
 from fmlab.randomness import generator
 from fmlab.report import FLOWN
+from fmlab.transforms import Noise, Transformation
 
 DEFAULTS: dict[str, Any] = {
     "rounds": 300,
@@ -259,6 +261,15 @@ def _transforms(value: Any) -> tuple[Any, ...]:
     for t in given:
         if not callable(t) or isinstance(t, type):
             raise TypeError(f"transforms holds {t!r}, which is not a function; give a list of functions")
+        if isinstance(t, Transformation) and (swept := sweeps(t)):
+            raise ValueError(f"{t!r}: a transform cannot be swept ({', '.join(swept)}); run one study for each value")
+    noise = Counter(t.by for t in given if isinstance(t, Noise))
+    for by, times in noise.items():
+        if times > 1:
+            raise ValueError(
+                f"transforms holds {times} times Noise by the {by}, and all would draw the same; give one, whose std "
+                "is the root of the sum of their squares"
+            )
     return given
 
 
