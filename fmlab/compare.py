@@ -16,6 +16,7 @@ import torch
 from fmlab.algorithms import Algorithm
 from fmlab.engine import Transform
 from fmlab.interrupt import Interrupted, noticed
+from fmlab.means import Mean
 from fmlab.models import Model
 from fmlab.optimisers import Optimiser
 from fmlab.populations import Population
@@ -41,6 +42,7 @@ def compare(
     weights: str = "uniform",
     server: Optimiser | None = None,
     transforms: Sequence[Transform] = (),
+    mean: Mean | None = None,
     dropout: float = 0.0,
     tune: bool = False,
     dtype: torch.dtype | None = None,
@@ -64,7 +66,10 @@ def compare(
             None: each method's own, as its paper has it. Methods whose server takes no steps (LocalOnly, FedMA) have
             none.
         transforms: functions (sent, batch) -> sent of what clients send, named tensors (runs, clients, .), applied in
-            this order before the mean; each changes every client's message by itself and keeps names and shapes.
+            this order before the mean; each changes every client's message by itself and keeps names and shapes:
+            fm.Clip, fm.Noise, fm.Quantize, fm.TopK, fm.Liars, or one's own.
+        mean: how the server makes one message of many, for example fm.Median(); None: their weighted mean. It does not
+            go with FedMA, which matches messages before it takes their mean.
         dropout: share in [0, 1) of the sampled clients that never answer; what they keep stays as it was. A round in
             which nobody answers leaves the server as it was.
         tune: search the step sizes of every algorithm on the validation clients, over the same grid.

@@ -20,6 +20,7 @@ from torch import Tensor
 from fmlab.algorithms.base import Algorithm, weighted_mean
 from fmlab.data import Batch, Clients, Examples, Tree, writes
 from fmlab.declare import spread, sweep_length
+from fmlab.means import Mean
 from fmlab.objective import Objective
 from fmlab.optimisers import Moments
 from fmlab.randomness import fraction, number, numbered, scattered, shuffled
@@ -110,18 +111,18 @@ def work(
 
 
 def gather(
-    sent: Tree, weight: Tensor | None, batch: Batch, transforms: Sequence[Transform] = ()
+    sent: Tree, weight: Tensor | None, batch: Batch, transforms: Sequence[Transform] = (), mean: Mean | None = None
 ) -> tuple[Tree, Tensor | None]:
-    """What reaches ``serve``: the messages (R, C, .) and their weights as they are; or, where the server adds noise to
-    their mean, that mean, as the one message (R, 1, .) of weight one."""
+    """What reaches ``serve``: the messages (R, C, .) and their weights as they are; or, where the server takes another
+    mean of them or adds noise to it, that mean, as the one message (R, 1, .) of weight one."""
     server = [t for t in transforms if isinstance(t, Transformation) and t.at_server]
-    if not sent or not server:
+    if not sent or not (server or mean):
         return sent, weight
+    one = weighted_mean(sent, weight) if mean is None else mean(sent, weight, batch)
     answered = batch.who.shape[1] if weight is None else (weight > 0).sum(1, keepdim=True).clamp(min=1)
-    mean = weighted_mean(sent, weight)
     for transform in server:
-        mean = transform.on_mean(mean, answered, batch)
-    return mean, None
+        one = transform.on_mean(one, answered, batch)
+    return one, None
 
 
 def serve(
@@ -183,6 +184,7 @@ def rounds(
     per_round: int,
     weights: str = "uniform",
     transforms: Sequence[Transform] = (),
+    mean: Mean | None = None,
     dropout: float = 0.0,
     sampler: Sampler | None = None,
     store: Store | None = None,
@@ -191,7 +193,8 @@ def rounds(
     """Yields the state before training, then after every round, without end.
 
     clients: training clients of S seeds; start: fresh models (S, P); weights: "uniform" or "size". transforms: of what
-    clients send, in this order. dropout: share of the sampled clients that never answer.
+    clients send, in this order. mean: in place of the weighted one. dropout: share of the sampled clients that never
+    answer.
     sampler: one for all algorithms of a comparison saves drawing every round again for each.
     store: where clients' own entries are kept; state: where to go on from, with the store as it was then.
     """
@@ -230,9 +233,9 @@ def rounds(
                 here = answered[..., None]
                 sent = {name: torch.where(here, m, 0.0) for name, m in sent.items()}
                 kept = {name: torch.where(here, m, before[name]) for name, m in kept.items()}
-            up += on_the_wire(sent, transforms)
+            up += on_the_wire(sent, (*transforms, mean))
             down += 4 * sum(held[name].shape[-1] for name in algorithm.received(held, sent, phase))
-            served = serve(algorithm, f, held, moments, *gather(sent, weight, now, transforms), share, t)
+            served = serve(algorithm, f, held, moments, *gather(sent, weight, now, transforms, mean), share, t)
             held, moments = served if answered is None else _where(number > 0, served, (held, moments))
             store.put(who, kept)
         ok = _finite(held) & _finite(kept)

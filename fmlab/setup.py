@@ -16,6 +16,7 @@ from fmlab.algorithms import Algorithm
 from fmlab.data import Batch, Clients, Examples, stack
 from fmlab.declare import pick, spread, step_sizes, sweep_length, sweeps
 from fmlab.engine import Sampler, State, Store, rounds, work
+from fmlab.means import Mean
 from fmlab.memory import check_memory
 from fmlab.models import Lifted
 from fmlab.objective import Empirical, Objective, Scored
@@ -35,6 +36,7 @@ DEFAULTS: dict[str, Any] = {
     "weights": "uniform",
     "server": None,
     "transforms": (),
+    "mean": None,
     "dropout": 0.0,
     "tune": False,
     "dtype": None,
@@ -134,6 +136,7 @@ class Setup:
             per_round=self.config["clients_per_round"],
             weights=self.config["weights"],
             transforms=self.config["transforms"],
+            mean=self.config["mean"],
             dropout=self.config["dropout"],
             sampler=self.sampler,
             store=store,
@@ -213,6 +216,7 @@ def prepare(algorithms: Iterable[Algorithm] | Mapping[str, Algorithm], clients: 
     if not isinstance(dropout, (int, float)) or isinstance(dropout, bool) or not 0 <= dropout < 1:
         raise ValueError(f"dropout = {dropout!r} is not a number in [0, 1): the share of clients that never answer")
     config["transforms"] = _transforms(config["transforms"])
+    check_mean(config)
     config["dtype"] = config["dtype"] or torch.get_default_dtype()
     if config["dtype"] not in (torch.float32, torch.float64):
         raise ValueError(f"dtype = {config['dtype']!r} is neither torch.float32 nor torch.float64")
@@ -271,6 +275,25 @@ def _transforms(value: Any) -> tuple[Any, ...]:
                 "is the root of the sum of their squares"
             )
     return given
+
+
+def check_mean(config: Mapping[str, Any]) -> None:
+    """Raises TypeError or ValueError where the server's mean does not go with the rest of a complete config."""
+    mean = config["mean"]
+    if mean is not None and not isinstance(mean, Mean):
+        made = f"; make one: fm.{mean.__name__}()" if isinstance(mean, type) else ", for example fm.Median()"
+        raise TypeError(f"mean = {mean!r} is not a mean of the server's, nor None for the weighted one{made}")
+    if mean is not None:
+        if swept := sweeps(mean):
+            raise ValueError(f"{mean!r}: a mean cannot be swept ({', '.join(swept)}); run one study for each value")
+        if config["weights"] == "size" and not mean.weighs:
+            raise ValueError(f"mean = {mean!r} counts every client once; give weights = 'uniform' with it, not 'size'")
+        mean.check(config["clients_per_round"])
+    central = any(isinstance(t, Transformation) and t.at_server for t in config["transforms"])
+    for name, a in config["algorithms"].items() if mean is not None or central else ():
+        if not a.averages:
+            what = f"mean = {mean!r}" if mean is not None else "Noise by the server"
+            raise ValueError(f"{what} does not go with {name} = {a!r}, whose server matches messages before their mean")
 
 
 def _check_model(model: Any) -> None:

@@ -122,7 +122,86 @@ class Noise(Transformation):
         return {name: t + std * gaussian(f"central/{name}", t, server, batch) for name, t in mean.items()}
 
 
-TRANSFORMS = (Clip, Noise)
+@dataclass(frozen=True)
+class Quantize(Transformation):
+    """Each entry's numbers on a grid of 2^bits - 1 steps from -max|m| to max|m|, rounded up or down at random so that
+    the mean is right (QSGD: Alistarh et al. 2017, 1610.02132, with the largest number as the scale). 0 stays 0. On the
+    wire: ``bits`` a number, and the scale of the entry as one float32. After TopK, of the numbers that are sent.
+    """
+
+    bits: int = hyper(8, symbol="b", low=2, high=16, whole=True, text="bits of a number on the wire")
+
+    def __call__(self, sent: Tree, batch: Batch) -> Tree:
+        half, after = 2 ** (self.bits - 1) - 1, {}
+        for name, t in sent.items():
+            most = t.abs().amax(-1, keepdim=True).to(torch.float64)
+            steps = torch.where(most > 0, t / most, 0.0) * half
+            rounded = (steps + fractions(f"quantize/{name}", t, batch.who, batch)).floor().clamp(-half, half)
+            after[name] = (rounded / half * most).to(t)
+        return after
+
+    def wire(self, wire: Wire) -> Wire:
+        return wire._replace(bits=float(self.bits), beside=wire.beside + 32)
+
+
+@dataclass(frozen=True)
+class TopK(Transformation):
+    """Of each entry the ``share`` of the numbers that are largest without their sign, at least one; the rest is sent as
+    0 (Aji and Heafield 2017, 1704.05021). What is left out is lost: nothing is kept for the next round, so the mean is
+    not right, unlike Quantize's. On the wire: the numbers, and for each its place as 32 bits, unless all are sent.
+    """
+
+    share: float = hyper(0.1, symbol="k", low=1e-6, high=1.0, log=True, text="share of the numbers that are sent")
+
+    def __call__(self, sent: Tree, batch: Batch) -> Tree:
+        after = {}
+        for name, t in sent.items():
+            k = self.number(t.shape[-1])
+            rows = t.abs().topk(k, -1).indices
+            after[name] = t if k == t.shape[-1] else torch.zeros_like(t).scatter(-1, rows, t.gather(-1, rows))
+        return after
+
+    def number(self, of: int) -> int:
+        """How many of so many numbers are sent."""
+        return max(1, math.ceil(self.share * of - 1e-9))  # 0.1 * 30 is a little more than 3
+
+    def wire(self, wire: Wire) -> Wire:
+        k = self.number(wire.numbers)
+        return wire if k == wire.numbers else wire._replace(numbers=k, beside=wire.beside + 32 * k)
+
+
+@dataclass(frozen=True)
+class Liars(Transformation):
+    """Clients that send something else than they found: each is one with probability ``share``, by (seed, client), and
+    then lies in every round. "noise": normal noise of ``factor`` times its message's norm; "opposite": -m;
+    "scaled": factor times m. What a transform before it did to the message, Clip for example, does not hold a liar.
+    """
+
+    share: float = hyper(0.2, symbol="p", low=0.0, high=1.0, text="share of the clients that lie")
+    how: str = choice("noise", ("noise", "opposite", "scaled"), text="what a liar sends")
+    factor: float = hyper(10.0, symbol="a", low=0.0, high=1e3, log=True, text="size of the lie, in messages")
+
+    def lie(self, batch: Batch) -> Tensor:
+        """Who lies, bool (R, C)."""
+        keys = torch.tensor([number("liar", s) for s in batch.seeds], device=batch.who.device)
+        runs = len(batch.who) // len(keys)
+        return fraction(scattered(numbered(batch.who) + keys.repeat(runs)[:, None])) < self.share
+
+    def __call__(self, sent: Tree, batch: Batch) -> Tree:
+        lies, length = self.lie(batch)[..., None], norms(sent)
+        width = sum(t.shape[-1] for t in sent.values())
+        after = {}
+        for name, t in sent.items():
+            if self.how == "noise":
+                draws = gaussian(f"lie/{name}", t, batch.who, batch)
+                false = draws * (self.factor * length / width**0.5)
+            else:
+                false = -t if self.how == "opposite" else self.factor * t
+            after[name] = torch.where(lies, false, t)
+        return after
+
+
+TRANSFORMS = (Clip, Noise, Quantize, TopK, Liars)
 
 
 def on_the_wire(sent: Tree, transforms: Iterable[object]) -> int:
@@ -131,7 +210,7 @@ def on_the_wire(sent: Tree, transforms: Iterable[object]) -> int:
     for t in sent.values():
         wire = Wire(t.shape[-1])
         for transform in transforms:
-            if isinstance(transform, Transformation):
+            if hasattr(transform, "wire"):  # a Transformation, or the server's mean
                 wire = transform.wire(wire)
         total += wire.bytes
     return total

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fmlab as fm
@@ -14,12 +14,14 @@ from fmlab.engine import gather
 from fmlab.transforms import norms
 
 POPULATION = fm.Sines(n_clients=6, n_validation=2, n_unseen=3, support=4, query=3)
-METHODS = [fm.FedAvg(lr=0.02, adapt_lr=0.02), fm.FedMetaSGD(inner_lr=0.02), fm.FedMA(lr=0.02, adapt_lr=0.02)]
+ADAM = fm.Adam(lr=0.01)  # nothing is searched for
+METHODS = [fm.FedAvg(2, lr=0.02, adapt_lr=0.02), fm.FedMetaSGD(inner_lr=0.02, server=ADAM), fm.FedMA(1, 0.02, 0.02)]
 RUN = {"rounds": 3, "seeds": 2, "clients_per_round": 4, "steps": 1, "evaluations": 1}
-EVERY = [fm.Clip(0.05), fm.Noise(0.1)]
+LIES = [fm.Liars(0.5, "noise"), fm.Liars(0.5, "opposite"), fm.Liars(0.5, "scaled")]
+EVERY = [fm.Clip(0.05), fm.Noise(0.1), fm.Quantize(3), fm.TopK(0.4), *LIES]
 
 
-def compare(transforms=(), methods=METHODS, **options):
+def compare(transforms=(), methods=METHODS[:2], **options):
     return fm.compare(methods, POPULATION, **RUN | options, transforms=transforms)
 
 
@@ -47,10 +49,12 @@ def same(a, b):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_clip_at_infinity_and_noise_0_change_no_bit(dtype):
-    plain = compare(dtype=dtype)
-    same(plain, compare([fm.Clip(math.inf), fm.Noise(0.0), fm.Noise(0.0, by="server")], dtype=dtype))
+    plain = compare(methods=METHODS, dtype=dtype)
+    nothing = [fm.Clip(math.inf), fm.Noise(0.0), fm.Noise(0.0, by="server"), fm.TopK(1.0)]
+    same(plain, compare(nothing, METHODS, dtype=dtype))
 
 
+@settings(max_examples=20, deadline=None)
 @given(st.floats(0.0, 1e3), st.integers(0, 99))
 def test_clip_shortens_what_is_longer_and_keeps_its_direction(norm, seed):
     sent = message(seed=seed)
@@ -136,8 +140,80 @@ def test_a_whole_run_by_hand():
     assert torch.allclose(study.held["FedAvg"]["model"], w, rtol=1e-9, atol=1e-12)
 
 
+@settings(max_examples=20, deadline=None)
+@given(st.integers(2, 16), st.integers(0, 99))
+def test_quantized_numbers_are_the_grids_neighbours_and_right_in_the_mean(bits, seed):
+    sent, b = message(seed=seed), batch(range(5))
+    after = fm.Quantize(bits)(sent, b)
+    for name, t in sent.items():
+        step = t.abs().amax(-1, keepdim=True) / (2 ** (bits - 1) - 1)
+        assert ((after[name] - t).abs() < step * (1 + 1e-9)).all()
+        whole = after[name] / step
+        assert torch.allclose(whole, whole.round(), atol=1e-9)
+    t = torch.tensor([0.0, 1.0, 0.3, -0.77]).expand(1, 4000, 4)
+    mean = fm.Quantize(2)({"model": t}, batch(range(4000), (seed,)))["model"].mean(1)[0]
+    assert torch.equal(mean[:2], t[0, 0, :2])
+    assert (mean - t[0, 0]).abs().max() < 6 * 0.5 / 4000**0.5
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.floats(1e-6, 1.0), st.integers(0, 99))
+def test_the_largest_numbers_are_sent(share, seed):
+    sent = message(seed=seed)
+    for name, t in fm.TopK(share)(sent, batch(range(5))).items():
+        k = max(1, math.ceil(round(share * t.shape[-1], 9)))
+        for row, full in zip(t.flatten(0, 1), sent[name].flatten(0, 1), strict=True):
+            there = row != 0
+            assert there.sum() == k
+            assert torch.equal(row[there], full[there])
+            assert full[there].abs().min() >= full[~there].abs().max() if k < len(full) else True
+
+
+@pytest.mark.parametrize(
+    ("transforms", "bytes_of_p"),
+    [
+        ([], lambda p: 4 * p),
+        ([fm.Clip(1.0), fm.Noise(1.0), fm.Noise(1.0, by="server")], lambda p: 4 * p),
+        ([fm.TopK(1.0)], lambda p: 4 * p),
+        ([fm.Quantize(8)], lambda p: p + 4),
+        ([fm.Quantize(3)], lambda p: math.ceil(3 * p / 8) + 4),
+        ([fm.TopK(0.1)], lambda p: 8 * math.ceil(p / 10)),
+        ([fm.TopK(0.1), fm.Quantize(8)], lambda p: 5 * math.ceil(p / 10) + 4),
+        ([lambda sent, batch: sent], lambda p: 4 * p),
+    ],
+)
+def test_bytes_are_counted_as_sent(transforms, bytes_of_p):
+    study = compare(transforms, METHODS[:2], seeds=1, rounds=2)
+    p = study.setup.model.size
+    for name, entries in (("FedAvg", 1), ("FedMetaSGD", 2)):
+        assert study.bytes_up[name][-1] == 2 * 4 * entries * bytes_of_p(p)
+        assert study.bytes_down[name][-1] == 2 * 4 * entries * 4 * p
+
+
+def test_who_lies_is_by_seed_and_client_in_every_round():
+    ids = torch.arange(3000)
+    lie = fm.Liars(0.3).lie(batch(ids))
+    assert torch.equal(lie, fm.Liars(0.3).lie(batch(ids, round=9)))
+    assert not torch.equal(lie[0], lie[1])
+    assert (lie.double().mean(1) - 0.3).abs().max() < 5 * (0.21 / 3000) ** 0.5
+    assert not fm.Liars(0.0).lie(batch(ids)).any()
+    assert fm.Liars(1.0).lie(batch(ids)).all()
+    assert (fm.Liars(0.6).lie(batch(ids)) | ~lie).all()  # who lies at 0.3 lies at 0.6
+
+
+def test_liars_send_what_is_said_and_others_what_they_found():
+    sent, b = message(clients=40, width=4000), batch(range(40))
+    lie = LIES[0].lie(b)
+    for transform in LIES:
+        assert all(torch.equal(t[~lie], sent[name][~lie]) for name, t in transform(sent, b).items())
+    assert torch.equal(LIES[1](sent, b)["model"][lie], -sent["model"][lie])
+    assert torch.equal(LIES[2](sent, b)["model"][lie], 10 * sent["model"][lie])
+    assert torch.allclose(norms(LIES[0](sent, b))[lie], 10 * norms(sent)[lie], rtol=0.1)
+    same(compare(), compare([fm.Liars(0.0, how, 1.0) for how in ("noise", "opposite", "scaled")]))
+
+
 def test_a_study_with_transforms_is_saved_read_and_resumed(tmp_path):
-    transforms = [fm.Clip(math.inf), *EVERY, fm.Noise(0.1, by="server")]
+    transforms = [fm.Clip(math.inf), *EVERY[:4], *LIES, fm.Clip(0.1), fm.Noise(1e-3, by="server")]
     whole, first = compare(transforms, METHODS[:2]), compare(transforms, METHODS[:2], rounds=2)
     first.save(tmp_path)
     loaded = fm.load(tmp_path)
@@ -154,6 +230,11 @@ def test_a_study_with_transforms_is_saved_read_and_resumed(tmp_path):
         (lambda: fm.Noise(-0.1), r"Noise\.std = -0\.1 is outside \[0, 1e\+06\]"),
         (lambda: fm.Noise(math.inf), r"Noise\.std = inf is not a number"),
         (lambda: fm.Noise(1.0, by="me"), r"Noise\.by = 'me' is not one of \('client', 'server'\)"),
+        (lambda: fm.Quantize(1), r"Quantize\.bits = 1 is outside \[2, 16\]"),
+        (lambda: fm.Quantize(2.5), r"Quantize\.bits = 2\.5 is not a whole number"),
+        (lambda: fm.TopK(0.0), r"TopK\.share = 0\.0 is outside"),
+        (lambda: fm.Liars(1.1), r"Liars\.share = 1\.1 is outside \[0, 1\]"),
+        (lambda: fm.Liars(0.1, "silence"), r"Liars\.how = 'silence' is not one of"),
         (lambda: compare([fm.Clip(fm.sweep(1.0, 2.0))]), r"a transform cannot be swept \(norm\)"),
         (lambda: compare([fm.Noise(0.1), fm.Noise(0.2)]), "2 times Noise by the client, and all would draw the same"),
     ],
