@@ -1,5 +1,6 @@
 """fmlab: federated meta-learning beside federated averaging, every client of every run trained in one batch."""
 
+from fmlab import privacy as privacy
 from fmlab.algorithms import *  # noqa: F403
 from fmlab.algorithms import ALGORITHMS as ALGORITHMS
 from fmlab.algorithms import Algorithm as Algorithm
@@ -27,6 +28,7 @@ from fmlab.populations import POPULATIONS as POPULATIONS
 from fmlab.populations import Population as Population
 from fmlab.populations.collection import DataError as DataError
 from fmlab.populations.collection import Decided as Decided
+from fmlab.secure import SecureSum as SecureSum
 from fmlab.study import Study as Study
 from fmlab.study import load as load
 from fmlab.transforms import Clip as Clip

@@ -45,6 +45,7 @@ from fmlab.populations import NEED_DATA, POPULATIONS, Omniglot
 from fmlab.populations.collection import Collection, Rows
 from fmlab.populations.omniglot_files import OmniglotError
 from fmlab.populations.quadratics import Point
+from fmlab.secure import SecureSum
 from fmlab.transforms import TRANSFORMS
 
 FORMAT = 2
@@ -77,7 +78,17 @@ def name_of(kind: type[Any]) -> str:
     return f"{kind.__module__}:{kind.__qualname__}"
 
 
-KINDS: tuple[type[Any], ...] = (*ALGORITHMS, *POPULATIONS, *NEED_DATA, *OPTIMISERS, *TRANSFORMS, *MEANS, MLP, Point)
+KINDS: tuple[type[Any], ...] = (
+    *ALGORITHMS,
+    *POPULATIONS,
+    *NEED_DATA,
+    *OPTIMISERS,
+    *TRANSFORMS,
+    *MEANS,
+    SecureSum,
+    MLP,
+    Point,
+)
 CLASSES = {name_of(kind): kind for kind in KINDS}
 
 
