@@ -1,10 +1,10 @@
 """What a run with Clip and Noise spent: (epsilon, delta)-differential privacy, the unit a client with all it holds.
 
 Clients send messages no longer than C. Replacing one client by another moves their sum by at most 2 C, so noise of
-standard deviation s on the sum is the Gaussian mechanism with noise multiplier z = s / (2 C). Runs are accounted by
-Renyi differential privacy (Mironov 2017, 1702.07476) through the package dp-accounting, and where a fixed number of
-clients is drawn without replacement, as fmlab does, by Wang, Balle and Kasiviswanathan 2019 (1808.00087) for it: the
-number of another sampling would be another one, and may be smaller.
+standard deviation s on the sum is the Gaussian mechanism with noise multiplier z = s / (2 C). Without sampling the
+number is exact (Balle and Wang 2018, 1805.06530). With it, runs are accounted by Renyi differential privacy (Mironov
+2017, 1702.07476) through the package dp-accounting: where a fixed number of clients is drawn without replacement, as
+fmlab does, by Wang, Balle and Kasiviswanathan 2019 (1808.00087). The number of another sampling is another one.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
+from scipy.optimize import brentq
+from scipy.special import log_ndtr, ndtr
 
 from fmlab.engine import answers, participants
 from fmlab.secure import SecureSum
@@ -72,16 +74,33 @@ def spent(
         return 0.0
     if noise_multiplier == 0:
         return math.inf
+    if sampling == "none" or per_round == clients:
+        return _exact(noise_multiplier / math.sqrt(releases), delta)  # as many releases are one of less noise
     dp = _accounting()
     event: Any = dp.GaussianDpEvent(noise_multiplier)
-    neighbours = dp.NeighboringRelation.ADD_OR_REMOVE_ONE
     if sampling == "poisson":
         event = dp.PoissonSampledDpEvent(per_round / clients, event)
-    elif sampling == "fixed" and per_round < clients:
+        neighbours = dp.NeighboringRelation.ADD_OR_REMOVE_ONE
+    else:
         event = dp.SampledWithoutReplacementDpEvent(clients, per_round, event)
         neighbours = dp.NeighboringRelation.REPLACE_ONE
     accountant = dp.rdp.RdpAccountant(neighboring_relation=neighbours)
     return float(accountant.compose(event, releases).get_epsilon(delta))
+
+
+def _exact(z: float, delta: float) -> float:
+    """Of one Gaussian release, where Theorem 8 of 1805.06530 gives delta."""
+
+    def above(e: float) -> float:
+        near, far = 1 / (2 * z) - e * z, -1 / (2 * z) - e * z
+        return float(ndtr(near) - math.exp(e + log_ndtr(far)) - delta)
+
+    if above(0.0) <= 0:
+        return 0.0
+    high = 1.0
+    while above(high) > 0:
+        high *= 2
+    return float(brentq(above, 0.0, high, xtol=1e-12))
 
 
 def _accounting() -> ModuleType:
