@@ -13,13 +13,27 @@ _HOME = {
     "drift": "lab.lessons.drifting",
     "heterogeneity": "lab.panel.panels",
     "inner_steps": "lab.panel.panels",
+    "leak": "lab.lessons.leaking",
+    "liars": "lab.lessons.lying",
     "one_client": "lab.panel.panels",
     "playground": "lab.panel.panels",
     "predict": "lab.lessons.predicting",
     "report": "lab.lessons.teaching",
 }
 
-__all__ = ["check", "doctor", "drift", "heterogeneity", "inner_steps", "one_client", "playground", "predict", "report"]
+__all__ = [
+    "check",
+    "doctor",
+    "drift",
+    "heterogeneity",
+    "inner_steps",
+    "leak",
+    "liars",
+    "one_client",
+    "playground",
+    "predict",
+    "report",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,26 @@
+"""Pictures that clients hold, above what was read of their messages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+
+from lab.plots.marks import Marks
+
+
+def leak(ax: Axes | Marks, truth: NDArray[Any], reading: NDArray[Any], title: str = "") -> Marks:
+    """truth, reading (pictures, rows, columns): 0 is paper, 1 is ink."""
+    m = Marks.on(ax)
+    across = max(4, len(truth))
+    with m:
+        for row, (says, pictures) in enumerate((("held", truth), ("read", reading))):
+            bottom = 1.05 * (1 - row)
+            m.text(("row", row), -0.08, bottom + 0.5, says, ha="right", va="center")
+            for i, picture in enumerate(pictures):
+                grey = np.repeat(1 - np.clip(picture, 0, 1)[..., None], 3, -1)
+                m.image((row, i), grey, (1.05 * i, 1.05 * i + 1, bottom, bottom + 1))
+        m.frame(title=title, xlim=(-0.8, 1.05 * across), ylim=(-0.05, 2.1), bare=True)
+    return m
