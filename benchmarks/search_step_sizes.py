@@ -7,10 +7,11 @@
 
 It may be ended at any time and goes on where it stopped: what is found is written at once. Every method meets the same
 search (fmlab/tuning.py): the same grid (from the second number of steps on the five values about the best of the
-nearest number, and on from there), clients, seeds and rounds, at heterogeneity 1, scored on 100 validation clients
-of each of four seeds that are used here and nowhere else. Each of FedAvg, FedMAML and its first order is searched for
-1, 2, 3, 5 and 10 steps, the others for their default number; each with either server. Methods that are defined with the
-plain mean keep it as it is, SGD(1); everywhere else the server's step size is searched too.
+nearest number, and on from there), clients, seeds and rounds, at heterogeneity 1, scored on 100 validation clients, of
+real clients on those that the population sets aside, of each of four seeds that are used here and nowhere else. FedAvg,
+FedMAML and its first order are searched for 1, 2, 3, 5 and 10 steps, the others for their default number; each with
+either server. Methods that are defined with the plain mean keep it as it is, SGD(1); everywhere else the server's step
+size is searched too.
 """
 
 import argparse
@@ -18,7 +19,6 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ import torch
 
 import fmlab as fm
 from fmlab.declare import step_sizes
+from fmlab.populations.collection import Collection
 from fmlab.setup import prepare
 from fmlab.tuning import FACTORS, GRID, NUMBERS, has_server, is_open, name_of, number_of_steps, search, values_of
 
@@ -86,10 +87,12 @@ def record(algorithm: fm.Algorithm, population: type[fm.Population], again: bool
     known = json.loads(RECORD.read_text()).get(population.__name__, {}).get(place[0], {}).get(place[1], {})
     if "score" in known.get(place[2], {}) and not again:
         return
-    options = {"rounds": ROUNDS, "seeds": SEEDS, "dtype": torch.float32, "clients_per_round": 25}
+    options: dict[str, Any] = {"rounds": ROUNDS, "seeds": SEEDS, "dtype": torch.float32, "clients_per_round": 25}
     try:
-        clients = population(n_validation=VALIDATION)
-        setup = prepare([algorithm], replace(clients, n_unseen=1), **options)
+        real = issubclass(population, Collection)  # has as many clients as there are
+        clients = population() if real else population(n_validation=VALIDATION, n_unseen=1)
+        options["clients_per_round"] = min(25, clients.n_clients)
+        setup = prepare([algorithm], clients, **options)
     except ValueError as reason:
         print(f"{population.__name__:12} {' '.join(place)} left out: {reason}", flush=True)
         return
@@ -125,7 +128,7 @@ def main() -> None:
     parser.add_argument("algorithms", nargs="*")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    for population in fm.POPULATIONS:
+    for population in (*fm.POPULATIONS, *fm.SCENARIOS):
         for method in fm.ALGORITHMS:
             named = not asked.algorithms or method.__name__ in asked.algorithms
             if asked.population in (None, population.__name__) and named:

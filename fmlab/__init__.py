@@ -25,6 +25,7 @@ from fmlab.optimisers import Adam as Adam
 from fmlab.optimisers import Yogi as Yogi
 from fmlab.populations import *  # noqa: F403
 from fmlab.populations import POPULATIONS as POPULATIONS
+from fmlab.populations import SCENARIOS as SCENARIOS
 from fmlab.populations import Population as Population
 from fmlab.populations.collection import DataError as DataError
 from fmlab.populations.collection import Decided as Decided

@@ -3,9 +3,8 @@
 It is the one setting that has to follow how unlike the clients are: where all are alike a trained model is best left
 nearly as it is, where they differ it wants steps of full length. A field that is ``validated(a)`` takes a/4, a/2, a or
 2a, in each run (seed, and value of a sweep) by itself: the one with the lowest query loss of that run's validation
-clients, mean over adaptation steps 1..steps; and the smallest of those that are no worse than it by more than one
-standard error of the difference, client by client (Breiman et al. 1984, sec. 3.4.3, for trees). So where validation
-cannot tell, the smallest is taken.
+clients, mean over adaptation steps 1..steps. Where validation cannot tell, the smallest is taken: unless the best is
+better than it by more than one standard error of the difference, client by client.
 """
 
 from __future__ import annotations
@@ -51,12 +50,10 @@ def settled(setup: Setup, algorithm: Algorithm, held: Tree) -> tuple[Algorithm, 
 
 def pick(losses: Tensor) -> Tensor:
     """The places (R,) of the chosen among candidates in rising order, of their losses (candidates, R, clients)."""
-    mean = losses.mean(-1)
-    runs = torch.arange(losses.shape[1], device=losses.device)
-    worse = losses - losses[mean.argmin(0), runs]
-    error = worse.std(-1, correction=0) / losses.shape[-1] ** 0.5  # 0 for a client alone: the best is taken
-    as_good: Tensor = worse.mean(-1) <= error
-    return as_good.to(torch.int8).argmax(0)  # the first of them
+    best = losses.mean(-1).argmin(0)
+    gain = losses[0] - losses[best, torch.arange(losses.shape[1], device=losses.device)]
+    error = gain.std(-1, correction=0) / losses.shape[-1] ** 0.5  # 0 for a client alone: the best is taken
+    return torch.where(gain.mean(-1) > error, best, 0)
 
 
 def using(algorithm: Algorithm, chosen: Tensor | None) -> Algorithm:

@@ -41,7 +41,7 @@ from fmlab.declare import Sweep, Validated
 from fmlab.means import MEANS
 from fmlab.models import MLP
 from fmlab.optimisers import OPTIMISERS
-from fmlab.populations import NEED_DATA, POPULATIONS, Omniglot
+from fmlab.populations import NEED_DATA, POPULATIONS, SCENARIOS, Omniglot
 from fmlab.populations.collection import Collection, Rows
 from fmlab.populations.omniglot_files import OmniglotError
 from fmlab.populations.quadratics import Point
@@ -81,6 +81,7 @@ def name_of(kind: type[Any]) -> str:
 KINDS: tuple[type[Any], ...] = (
     *ALGORITHMS,
     *POPULATIONS,
+    *SCENARIOS,
     *NEED_DATA,
     *OPTIMISERS,
     *TRANSFORMS,

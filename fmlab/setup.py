@@ -29,7 +29,7 @@ from fmlab.transforms import Noise, Transformation
 DEFAULTS: dict[str, Any] = {
     "rounds": 300,
     "seeds": 3,
-    "clients_per_round": 25,
+    "clients_per_round": None,
     "steps": 5,
     "evaluations": 10,
     "model": None,
@@ -44,6 +44,7 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
+USUAL = 25  # clients a round, where nothing is said
 MOST_SEEDS = 10_000
 MISFITS = (RuntimeError, IndexError, TypeError, ValueError, AssertionError)  # what a forward pass may raise
 
@@ -200,6 +201,8 @@ def prepare(algorithms: Iterable[Algorithm] | Mapping[str, Algorithm], clients: 
         )
     _check_model(config["model"])
     config["evaluations"] = _evaluations(config["evaluations"], config["rounds"])
+    if config["clients_per_round"] is None:
+        config["clients_per_round"] = min(USUAL, clients.n_clients)
     for name in ("rounds", "clients_per_round", "steps", "evaluations"):
         value = config[name]
         if not _whole(value) and not (name == "evaluations" and isinstance(value, tuple)):

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fmlab import archive
+from fmlab import archive, newcomer
 from fmlab.adaptation import adapts_by, using
+from fmlab.algorithms import Algorithm
 from fmlab.baselines import LOCAL_STEPS, baselines
 from fmlab.data import Clients, Tree
 from fmlab.declare import Sweep, Validated, lanes, pick, step_sizes, sweep_length
@@ -161,6 +162,18 @@ class Study:
     def baseline_accuracy(self) -> ByMethod:
         return {name: hits for name, (_, hits) in self._baselines.items() if hits is not None}
 
+    def server(self, name: str, seed: int = 0, value: int = 0) -> Tree:
+        """What the server of one run holds (1, 1, .)."""
+        swept = sweep_length(self.setup.algorithms[name]) > 1
+        return {k: (t[value, seed] if swept else t[seed])[None] for k, t in self.held[name].items()}
+
+    def method(self, name: str, seed: int = 0, value: int = 0) -> Algorithm:
+        """The method as one run has it: of a sweep one value, and the adaptation step size that was chosen."""
+        algorithm, chosen = self.setup.algorithms[name], self.adapt_lr.get(name)
+        if chosen is not None:
+            chosen = (chosen[value, seed] if sweep_length(algorithm) > 1 else chosen[seed])[None]
+        return using(pick(algorithm, value), chosen)
+
     @torch.no_grad()
     def adapted(self, name: str, seed: int = 0, client: int = 0, value: int = 0) -> Tensor:
         """(steps + 1, P) models of one unseen client after 0..steps adaptation steps.
@@ -175,19 +188,26 @@ class Study:
         for what, place, n in zip(("seed", "client", "value"), (seed, client, value), counts, strict=True):
             if place not in range(n):
                 raise IndexError(f"{what} = {place!r} is not a whole number from 0 to {n - 1}")
-        swept = sweep_length(algorithm) > 1
-        held = {k: (t[value, seed] if swept else t[seed])[None] for k, t in self.held[name].items()}
+        held = self.server(name, seed, value)
         ids = torch.tensor([[client]] * len(self.setup.config["seeds"]), device=self.unseen.sizes.device)
         support = self.unseen.take(ids)[0].map(lambda t: t[seed : seed + 1])
-        one = pick(algorithm, value)
-        if (chosen := self.adapt_lr.get(name)) is not None:
-            one = using(one, (chosen[value, seed] if swept else chosen[seed])[None])
+        one = self.method(name, seed, value)
         models = one.adapt(one.objective(self.setup.objective), held, support, self.steps)
         return torch.stack([m[0, 0] for m in models])
 
     @torch.no_grad()
-    def predict(self, name: str, x: Tensor, seed: int = 0, client: int = 0, value: int = 0) -> Tensor:
-        """x (n, d...) -> predictions (steps + 1, n, outputs) of one unseen client's models after 0..steps steps."""
+    def predict(
+        self, name: str, x: Any, seed: int = 0, client: int = 0, value: int = 0, *, support: Any = None
+    ) -> Tensor:
+        """x (n, d...) -> predictions (steps + 1, n, outputs) of one unseen client's models after 0..steps steps.
+
+        Of a study on a table x may be rows as the table had them, a frame or a file, of a client that it did not hold.
+        ``support``: rows of his with the target, which the model adapts on; None: predictions before adaptation alone
+        (1, n, outputs). Numbers come in the target's own units; of classes they are logits, in the order of
+        ``population.rows.classes``.
+        """
+        if not isinstance(x, Tensor):
+            return newcomer.predict(self, name, x, support, seed, value)
         w = self.adapted(name, seed, client, value)[None]
         f = self.setup.algorithms[name].objective(self.setup.objective)
         return f.predict(w, x.to(w)[None, None].expand(1, w.shape[1], *x.shape))[0]

@@ -1,6 +1,8 @@
 """How predictions look on the page. What is held back is hidden by the page, whatever the kernel is busy with."""
 
-STYLE = """<style>
+from lab.panel.names import named
+
+STYLE = named("""<style>
 .fmlab-predict { border-left: 4px solid var(--jp-brand-color1, #1976d2); padding: 2px 0 2px 12px; max-width: 900px; }
 .fmlab-asked p, .fmlab-kept p, .fmlab-waits p { margin: 2px 0; line-height: 1.45; }
 .fmlab-asked p { font-weight: 600; }
@@ -25,4 +27,4 @@ STYLE = """<style>
 @media (pointer: coarse) {
   .fmlab-predict .widget-radio-box label, .fmlab-predict .fmlab-commit, .fmlab-answer summary { min-height: 44px; }
 }
-</style>"""
+</style>""")

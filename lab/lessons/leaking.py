@@ -1,12 +1,15 @@
 """What the server reads in a client's message: the client's pictures, unless something hides them.
 
-A client holds handwritten digits and sends what FedAvg or FedMAML send, by the library's own code. The server knows the
-model that it sent, how many pictures there are and their labels. One picture comes back in closed form: every gradient
-of the first layer is  dW = x d',  db = d  for some d, so  x = dW db / |db|^2  (the least squares of all hidden units),
-after any number of local steps too. For several, or a meta-gradient, it looks for pictures whose message points the
-same way (Zhu et al. 2019, 1906.08935; by the cosine: Geiping et al. 2020, 2003.14053).
+A client holds handwritten digits and sends what FedAvg or FedMAML send, by the library's own code, clipped. The server
+knows the model that it sent, how many pictures there are and their labels. One picture comes back in closed form: every
+gradient of the first layer is  dW = x d',  db = d  for some d, so  x = dW db / |db|^2  (the least squares of all hidden
+units), after any number of local steps too, and clipped or not, since clipping scales both. For several, or a
+meta-gradient, it looks for pictures whose message points the same way (Zhu et al. 2019, 1906.08935; by the cosine:
+Geiping et al. 2020, 2003.14053). Of several clients it sees what fm.SecureSum shows: their sum.
 
-Beside it stands what the labels alone tell: the mean of other digits of the same label.
+A reading is judged by its signal to noise, beside that of what the labels alone tell, the mean of other digits of the
+same label; by a nearest-neighbour classifier that was shown all other digits; and by whether it picks the client's own
+picture out of all 1797. The second is easy where labels are known: only the last says whose picture it is.
 """
 
 from __future__ import annotations
@@ -29,26 +32,27 @@ from fmlab.losses import CrossEntropy
 from fmlab.objective import Empirical
 from fmlab.randomness import generator, shuffled
 from lab import plots
-from lab.lessons.sliding import Sliders, given
-from lab.plots.marks import Marks
+from lab.lessons.sliding import Sliders, opened
+from lab.panel.canvas import Draw
 
-HIDDEN, SIDE, LR, CLIP = 64, 8, 0.1, 1.0
+HIDDEN, SIDE, LR, CLIP, DELTA = 64, 8, 0.1, 0.1, 1e-5  # every message is longer than CLIP
 MODEL = fm.MLP((SIDE * SIDE, HIDDEN, 10))
 EXACT = 60.0  # decibels, above which no eye and no scanner sees a difference
 SHOWN = 8
-HEIGHT = 300
 
 
 @dataclass(frozen=True)
 class Setting(Declared):
     """What the sliders say."""
 
-    examples: int = hyper(1, symbol="n", low=1, high=4, whole=True, text="digits that the client learns from")
+    examples: int = hyper(1, symbol="n", low=1, high=16, whole=True, text="digits that the client learns from")
     local_steps: int = hyper(1, symbol="K", low=1, high=10, whole=True, text="FedAvg's local steps; 1 is FedSGD")
     inner_steps: int = hyper(
         0, symbol="k", low=0, high=2, whole=True, text="FedMAML's inner steps, with as many digits to ask; 0: FedAvg"
     )
-    noise: float = hyper(0.0, symbol="σ", low=0.0, high=10.0, text="noise of a client, in % of the clipped norm")
+    noise: float = hyper(
+        0.0, symbol="σ", low=0.0, high=10.0, text="noise on each number, by the client, in % of the clipped norm"
+    )
     together: int = hyper(
         1, symbol="m", low=1, high=8, whole=True, text="clients in the sum that the server sees; 1: the message itself"
     )
@@ -57,12 +61,14 @@ class Setting(Declared):
 @dataclass(frozen=True)
 class Leak:
     """truth and reading (pictures, 8, 8), each reading beside the picture it is nearest to; quality (pictures,) in
-    decibels of signal to noise; recognised (pictures,): the digit that the reading is taken for is the right one."""
+    decibels of signal to noise; recognised (pictures,): the digit that the reading is taken for is the right one; picked
+    (pictures,): of all digits that there are, the client's own is the nearest to the reading."""
 
     truth: np.ndarray[Any, Any]
     reading: np.ndarray[Any, Any]
     quality: np.ndarray[Any, Any]
     recognised: np.ndarray[Any, Any]
+    picked: np.ndarray[Any, Any]
     closed_form: bool
     by_label: float  # decibels, in the mean, of the mean of other digits with the picture's label
 
@@ -89,7 +95,8 @@ def model(seed: int = 0) -> Tensor:
 
 
 def sent(setting: Setting, seed: int = 0) -> Tensor:
-    """What reaches the server (P,), by the library's own methods, Clip and Noise; the mean of the clients together."""
+    """What the server sees (P,), by the library's own methods, Clip, Noise and SecureSum: a message, or the sum by the
+    number of clients."""
     x, y = held(setting, seed)
     n = setting.examples
     support = examples(x[:, :, :n], y[:, :, :n])
@@ -101,7 +108,9 @@ def sent(setting: Setting, seed: int = 0) -> Tensor:
         method = fm.FedMAML(setting.inner_steps, inner_lr=LR, adapt_lr=LR)
     transforms = [fm.Clip(CLIP), fm.Noise(setting.noise / 100 * CLIP)]
     messages: Tree = work(method, f, {"model": server}, {}, batch, transforms)[0]
-    return messages["model"].mean(1)[0]
+    if setting.together > 1:
+        messages = fm.SecureSum()(messages, None, batch)
+    return messages["model"][0, 0]
 
 
 def message(setting: Setting, w: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -169,9 +178,15 @@ def read(setting: Setting, seed: int = 0) -> Leak:
         reading=found.view(-1, SIDE, SIDE).numpy(),
         quality=(-10 * error.clamp(min=1e-30).log10()).numpy(),
         recognised=(labels[others][nearest] == y.flatten()).numpy(),
+        picked=(elsewhere[torch.cdist(found, elsewhere).argmin(1)] == truth).all(1).numpy(),
         closed_form=one,
         by_label=float(-10 * usual.log10().mean()),
     )
+
+
+def epsilon(setting: Setting) -> float:
+    """What one message, or the sum, spends at DELTA: one client replaced by another; infinite without noise."""
+    return fm.privacy.spent(setting.noise / 100 * math.sqrt(setting.together) / 2, 1, DELTA)
 
 
 def sentence(leak: Leak, setting: Setting) -> str:
@@ -182,14 +197,15 @@ def sentence(leak: Leak, setting: Setting) -> str:
         what = "one FedSGD gradient" if k == 1 else f"FedAvg's message after {k} local steps"
     if setting.together > 1:
         what = f"the sum of {setting.together} clients, each {what}"
-    quality, n = float(leak.quality.mean()), len(leak.quality)
+    n = len(leak.quality)
     how = "in closed form" if leak.closed_form else "by search"
-    good = "exact" if leak.quality.min() > EXACT else f"{quality:.0f} dB of signal to noise in the mean"
-    hidden = f", noise {setting.noise:g} % of the clipped norm" if setting.noise else ""
+    mean = f"{leak.quality.mean():.0f} dB of signal to noise{' in the mean' * (n > 1)}"
+    good = "exact" if leak.quality.min() > EXACT else mean
+    spends = f", which spends epsilon = {epsilon(setting):.2g} at delta = {DELTA:g}" if setting.noise else ""
     return (
-        f"From {what}{hidden}: {n} picture{'s' * (n > 1)} read {how}, {good} "
-        f"(the mean digit of the same label: {leak.by_label:.0f} dB); {int(leak.recognised.sum())} of {n} recognised by "
-        "a classifier that never saw them."
+        f"From {what}{spends}: {n} picture{'s' * (n > 1)} read {how}, {good} (what the label alone tells: "
+        f"{leak.by_label:.0f} dB); {int(leak.recognised.sum())} of {n} recognised by a classifier that never saw them, "
+        f"{int(leak.picked.sum())} of {n} picked out of all {len(_digits()[0])} digits."
     )
 
 
@@ -197,19 +213,18 @@ class LeakPanel(Sliders):
     """Sliders for what a client sends and what hides it. ``result`` is the reading on show."""
 
     labels: ClassVar = {"examples": "digits", "together": "clients in sum", "noise": "noise in %"}
+    height: ClassVar = 300
+
+    def __init__(self, setting: Setting, **options: Any) -> None:
+        super().__init__("what the server reads", setting, **options)
 
     def answer(self, setting: Setting) -> Leak:
         return read(setting)
 
-    def draws(self, found: Leak, setting: Setting) -> Any:
-        def draw(m: Marks) -> None:
-            n = math.ceil(min(len(found.truth), SHOWN))
-            title = "What the server reads" + (
-                f" (the first {n} of {len(found.truth)})" if len(found.truth) > n else ""
-            )
-            plots.leak(m, found.truth[:n], found.reading[:n], title)
-
-        return draw
+    def draws(self, found: Leak, setting: Setting) -> dict[str, Draw]:
+        n = min(len(found.truth), SHOWN)
+        title = "What the server reads" + (f" (the first {n} of {len(found.truth)})" if len(found.truth) > n else "")
+        return {"picture": lambda m: plots.leak(m, found.truth[:n], found.reading[:n], title)}
 
     def says(self, found: Leak, setting: Setting) -> str:
         return sentence(found, setting)
@@ -218,5 +233,5 @@ class LeakPanel(Sliders):
 def leak(**options: Any) -> LeakPanel:
     """The server reads a client's message. Options: ``theme``, ``size``, ``synchronous``, and any field of the first
     setting: ``examples``, ``local_steps``, ``inner_steps``, ``noise``, ``together``."""
-    setting = given(Setting, options)
-    return LeakPanel("what the server reads", setting, HEIGHT, **options)
+    panel: LeakPanel = opened(LeakPanel, Setting, options)
+    return panel

@@ -17,6 +17,7 @@ from IPython.display import display
 from lab.lessons import record as records
 from lab.lessons.css import STYLE
 from lab.panel import cells
+from lab.panel.css import head
 
 FIRST = "Commit to a guess first; the question stands under “Predict before you look”."
 HELD_BACK = "What follows appears here once you have committed to a guess."
@@ -47,7 +48,8 @@ class Prediction(widgets.VBox):
         self._said.add_class("fmlab-kept")
         asked = widgets.HTML(_paragraph(question))
         asked.add_class("fmlab-asked")
-        super().__init__([widgets.HTML(STYLE), asked, self.options, self.button, self._said])
+        super().__init__([widgets.HTML(STYLE), asked, head(), self.options, self.button, self._said])
+        self.add_class("fmlab-live")
         self.add_class("fmlab-predict")
         # In the page itself: the button locks the choices and opens what is held back; a pressed one is not shown.
         self._links = [widgets.jsdlink((self.button, "value"), (self.options, "disabled"))]

@@ -15,7 +15,13 @@ import ipywidgets as widgets
 from fmlab.declare import Hyper
 from lab.plots.style import Look
 
-WORDS = {"clients_per_round": "clients a round", "inner_lr": "inner step size", "k": "steps shown"}
+WORDS = {
+    "clients_per_round": "clients a round",
+    "inner_lr": "inner step size",
+    "k": "steps shown",
+    "lr": "step size",
+    "round": "round shown",
+}
 Changed = Callable[[str, Any], None]
 
 
@@ -77,11 +83,15 @@ class Control:
             self.recorded.observe(self._switched, "value")
             row.append(self.recorded)
         self.row = widgets.HBox(row, layout=widgets.Layout(width="100%", align_items="center"))
-        self.note = widgets.HTML()  # where the recorded value was found
-        self.note.add_class("fmlab-note")
-        parts = [self.row, self.message] if self.recorded is None else [self.row, self.note, self.message]
-        self.root = widgets.VBox(parts, layout=widgets.Layout(width="100%"))
+        self.note: Any = None  # where the recorded value was found
+        if self.recorded is not None:
+            self.note = widgets.HTML()
+            self.note.add_class("fmlab-note")
+        parts = [self.row, self.note, self.message]
+        self.root = widgets.VBox([part for part in parts if part is not None], layout=widgets.Layout(width="100%"))
         self.root.add_class("fmlab-control")
+        if h.log and not h.whole:
+            self.root.add_class("fmlab-log")
         self.root.add_class(f"fmlab-{field}")
         self._enable()
 
@@ -111,7 +121,7 @@ class Control:
             if (not h.log) and (self.slider.min, self.slider.max) != (low, high):
                 with self.slider.hold_trait_notifications():
                     self.slider.min, self.slider.max = low, high
-            if self.note.value != found:
+            if self.note is not None and self.note.value != found:
                 self.note.value = found
             self.slider.tooltip = self.box.tooltip = self._tooltip()
         finally:

@@ -13,7 +13,7 @@ from fmlab.declare import Validated, step_sizes
 from fmlab.setup import prepare
 from fmlab.tuning import Searched, at, cache_key, look_up, needed, number_of_steps
 from fmlab.tuning import recorded as filled
-from lab.panel.setting import METHODS, Setting
+from lab.panel.setting import METHODS, Setting, kind
 
 KNOWN: set[str] = set()  # searched on this machine, as far as this kernel has looked
 
@@ -41,7 +41,7 @@ def search_all(setting: Setting, say: Callable[[str], None], check: Callable[[],
     found = {}
     for name in missing(setting):
         check()
-        say(f"no step size is recorded for {name} on {setting.task}: searching once, some seconds ...")
+        say(f"no step size is recorded for {name} on {kind(setting.task).__name__}: searching once, some seconds ...")
         found[name] = search(setting, name)
     return found
 

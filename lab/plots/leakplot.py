@@ -21,6 +21,9 @@ def leak(ax: Axes | Marks, truth: NDArray[Any], reading: NDArray[Any], title: st
             m.text(("row", row), -0.08, bottom + 0.5, says, ha="right", va="center")
             for i, picture in enumerate(pictures):
                 grey = np.repeat(1 - np.clip(picture, 0, 1)[..., None], 3, -1)
-                m.image((row, i), grey, (1.05 * i, 1.05 * i + 1, bottom, bottom + 1))
-        m.frame(title=title, xlim=(-0.8, 1.05 * across), ylim=(-0.05, 2.1), bare=True)
+                left = 1.05 * i
+                m.image((row, i), grey, (left, left + 1, bottom, bottom + 1))
+                edge = [left, left + 1, left + 1, left, left], [bottom, bottom, bottom + 1, bottom + 1, bottom]
+                m.line(("edge", row, i), *edge, color=m.theme.middle, linewidth=m.theme.scale)
+        m.frame(title=title, xlim=(-0.8, 1.05 * across + 0.05), ylim=(-0.05, 2.15), bare=True)
     return m
