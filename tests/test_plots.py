@@ -311,7 +311,7 @@ def test_the_map_has_the_colour_of_the_winner(ax):
                          ((1, 0), theme.paper), ((1, 1), theme.faint)):  # fmt: skip
         assert np.allclose(drawn[where], to_rgb(color), atol=0.01), where
     assert m["here"].get_xydata()[:4].mean(0).tolist() == [1.0, 0.0]
-    assert [m[row, column].get_text() for row in (0, 1) for column in (0, 1)] == ["+100 %", "−100 %", "+0 %", "…"]
+    assert [m[row, column].get_text() for row in (0, 1) for column in (0, 1)] == ["+100 %", "−100 %", "0 %", "…"]
 
 
 def test_an_unseen_client_is_drawn_as_the_study_has_it(ax, study):

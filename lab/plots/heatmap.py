@@ -44,6 +44,7 @@ def advantage_map(
             for column in range(len(h)):
                 value = values[row, column]
                 says = "…" if np.isnan(value) else f"{value:+.0f} %".replace("-", "−")
+                says = "0 %" if says in ("+0 %", "−0 %") else says
                 bright = np.dot(rgb[row, column], (0.3, 0.59, 0.11)) > 0.5
                 color = m.theme.middle if np.isnan(value) else "#000000" if bright else "#ffffff"
                 m.text((row, column), column, row, says, ha="center", va="center", color=color, zorder=3)
