@@ -44,6 +44,7 @@ def compare(
     transforms: Sequence[Transform] = (),
     mean: Mean | None = None,
     dropout: float = 0.0,
+    sampling: str = "fixed",
     tune: bool = False,
     dtype: torch.dtype | None = None,
     device: str = "cpu",
@@ -72,6 +73,9 @@ def compare(
             go with FedMA, which matches messages before it takes their mean.
         dropout: share in [0, 1) of the sampled clients that never answer; what they keep stays as it was. A round in
             which nobody answers leaves the server as it was.
+        sampling: "fixed": clients_per_round of the clients in every round, drawn without replacement. "poisson": each
+            client by itself with probability clients_per_round / n_clients, so their number differs from round to
+            round; the sum of what they send is divided by clients_per_round, see fm.privacy.epsilon.
         tune: search the step sizes of every algorithm on the validation clients, over the same grid.
         dtype: None is torch's default dtype, float32 unless ``torch.set_default_dtype`` says otherwise. float64 takes
             about twice as long and prints the same digits on every machine.

@@ -19,7 +19,7 @@ import torch
 from scipy.optimize import brentq
 from scipy.special import log_ndtr, ndtr
 
-from fmlab.engine import answers, participants
+from fmlab.engine import answers, sampled
 from fmlab.secure import SecureSum
 from fmlab.transforms import Clip, Liars, Noise, Quantize, TopK
 
@@ -165,7 +165,9 @@ def epsilon(study: Study, delta: float = 1e-5, against: str = "models") -> Epsil
             itself, which knows who took part and sees each message (only their sum with fm.SecureSum); its own noise
             does not count, nor does sampling.
 
-    Neighbours are two populations with one client replaced. Infinite where messages are not clipped before the noise,
+    Neighbours are two populations with one client replaced; against the models of a run with sampling = "poisson", with
+    one client added or left out, who moves the sum half as far, by the server's noise alone (a client that is left out
+    takes its own along). Infinite where messages are not clipped before the noise,
     or where there is none; ``says`` of what is returned says why, and ``methods`` holds each method's number.
 
     What counts: every message of every exchange. FedMetaSGD's two entries are clipped together, as one message, and
@@ -190,6 +192,7 @@ def epsilon(study: Study, delta: float = 1e-5, against: str = "models") -> Epsil
     clients, per_round = config["clients"].n_clients, config["clients_per_round"]
     rounds, protection = int(study.rounds[-1]), _protection(config["transforms"])
     secure = isinstance(config["mean"], SecureSum)
+    poisson = config["sampling"] == "poisson" and against == "models"
     sums = config["weights"] == "uniform" and (config["mean"] is None or secure)
     least, most = _taking_part(study, rounds)
     found, says = {}, {}
@@ -200,26 +203,31 @@ def epsilon(study: Study, delta: float = 1e-5, against: str = "models") -> Epsil
             together = z * math.sqrt(least) if protection.plain else z
             central = protection.central if against == "models" else 0.0
             z = math.hypot(together, central) if protection.plain else max(together, central)
+        if poisson:
+            z = 2 * protection.central if sums and algorithm.averages else 0.0
         exchanges = algorithm.phases(algorithm.objective(setup.objective))
         z /= math.sqrt(exchanges)  # several of the same clients: one of that much less noise
         keeps = any(bool(kept) for kept in (study.kept or {}).get(name, [{}]))
-        sampled = against == "models" and not keeps
+        anew = against == "models" and not keeps
         if float(study.bytes_up[name].sum()) == 0:
             found[name], says[name] = 0.0, "nothing is sent"
         elif z == 0:
             found[name] = math.inf
             says[name] = protection.why if protection.why != "no noise is added" else _unheard(protection, against)
-        elif sampled:
-            found[name] = spent(z, rounds, delta, "fixed", clients, per_round)
-            says[name] = f"{rounds} rounds of {per_round} of {clients} clients, drawn without replacement"
+            if poisson and protection.message > 0:
+                says[name] = "with sampling = 'poisson' only the server's noise, on a sum of clipped messages, counts"
+        elif anew:
+            found[name] = spent(z, rounds, delta, config["sampling"], clients, per_round)
+            drawn = "each by itself" if poisson else "drawn without replacement"
+            says[name] = f"{rounds} rounds of {per_round} of {clients} clients, {drawn}"
         else:
             found[name] = spent(z, most, delta)
             says[name] = f"{most} rounds of the client that took part most often, no credit for sampling"
     worst = max(found, key=lambda name: found[name])
     whom = "whoever sees the models" if against == "models" else "the server"
+    neighbours = "one client added or left out" if poisson else "one client replaced"
     sentence = (
-        f"epsilon = {found[worst]:.3g} at delta = {delta:g} against {whom}, neighbours: one client replaced; "
-        f"{says[worst]}"
+        f"epsilon = {found[worst]:.3g} at delta = {delta:g} against {whom}, neighbours: {neighbours}; {says[worst]}"
     )
     return Epsilon(found[worst], sentence, found)
 
@@ -234,16 +242,16 @@ def _taking_part(study: Study, rounds: int) -> tuple[int, int]:
     """The fewest answers of a round that had any, and the most rounds in which one client answered, over all seeds."""
     config = study.config
     seeds, n, per_round = config["seeds"], config["clients"].n_clients, config["clients_per_round"]
-    dropout = config["dropout"]
+    dropout, sampling = config["dropout"], config["sampling"]
     if per_round == n and dropout == 0:
         return n, rounds
-    times, least = torch.zeros(len(seeds), n, dtype=torch.int64), per_round
+    times, least = torch.zeros(len(seeds), n, dtype=torch.int64), n
     for t in range(rounds):
-        places = participants(seeds, n, per_round, t)
-        here = torch.ones_like(places)
+        places, part = sampled(seeds, n, per_round, t, sampling)
+        here = torch.ones_like(places, dtype=torch.bool) if part is None else part
         if dropout > 0:
             called = study.setup.training.called(places.to(study.setup.training.sizes.device))
-            here = answers(seeds, called, t, dropout).to("cpu", torch.int64)
-            least = min(least, int(here.sum(1).clamp(min=1).min()))
-        times.scatter_add_(1, places, here)
+            here = here & answers(seeds, called, t, dropout).cpu()
+        least = min(least, int(here.sum(1).clamp(min=1).min()))
+        times.scatter_add_(1, places, here.to(torch.int64))
     return least, int(times.max())

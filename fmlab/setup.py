@@ -38,6 +38,7 @@ DEFAULTS: dict[str, Any] = {
     "transforms": (),
     "mean": None,
     "dropout": 0.0,
+    "sampling": "fixed",
     "tune": False,
     "dtype": None,
     "device": "cpu",
@@ -106,7 +107,7 @@ class Setup:
 
     @cached_property
     def sampler(self) -> Sampler:
-        return Sampler(self.training, self.config["seeds"], self.config["clients_per_round"])
+        return Sampler(self.training, self.config["seeds"], self.config["clients_per_round"], self.config["sampling"])
 
     @cached_property
     def trivial(self) -> Scored | None:
@@ -139,6 +140,7 @@ class Setup:
             transforms=self.config["transforms"],
             mean=self.config["mean"],
             dropout=self.config["dropout"],
+            sampling=self.config["sampling"],
             sampler=self.sampler,
             store=store,
             state=state,
@@ -218,6 +220,12 @@ def prepare(algorithms: Iterable[Algorithm] | Mapping[str, Algorithm], clients: 
     dropout = config["dropout"]
     if not isinstance(dropout, (int, float)) or isinstance(dropout, bool) or not 0 <= dropout < 1:
         raise ValueError(f"dropout = {dropout!r} is not a number in [0, 1): the share of clients that never answer")
+    if config["sampling"] not in ("fixed", "poisson"):
+        raise ValueError(f"sampling = {config['sampling']!r} is neither 'fixed' nor 'poisson'")
+    if config["sampling"] == "poisson" and config["weights"] == "size":
+        raise ValueError(
+            "sampling = 'poisson' divides a sum by the expected number of clients; give weights = 'uniform'"
+        )
     config["transforms"] = _transforms(config["transforms"])
     check_mean(config)
     config["dtype"] = config["dtype"] or torch.get_default_dtype()
@@ -293,9 +301,12 @@ def check_mean(config: Mapping[str, Any]) -> None:
             raise ValueError(f"mean = {mean!r} counts every client once; give weights = 'uniform' with it, not 'size'")
         mean.check(config["clients_per_round"])
     central = any(isinstance(t, Transformation) and t.at_server for t in config["transforms"])
-    for name, a in config["algorithms"].items() if mean is not None or central else ():
+    poisson = config["sampling"] == "poisson"
+    for name, a in config["algorithms"].items() if mean is not None or central or poisson else ():
         if not a.averages:
-            what = f"mean = {mean!r}" if mean is not None else "Noise by the server"
+            what = (
+                f"mean = {mean!r}" if mean is not None else "Noise by the server" if central else "sampling = 'poisson'"
+            )
             raise ValueError(f"{what} does not go with {name} = {a!r}, whose server matches messages before their mean")
 
 

@@ -118,8 +118,8 @@ class Noise(Transformation):
 
     def on_mean(self, mean: Tree, answered: int | Tensor, batch: Batch) -> Tree:
         server = batch.who.new_zeros(len(batch.who), 1)
-        std = self.std / answered
-        return {name: t + std * gaussian(f"central/{name}", t, server, batch) for name, t in mean.items()}
+        noise = {name: self.std * gaussian(f"central/{name}", t, server, batch) for name, t in mean.items()}
+        return {name: t + (noise[name] / answered).to(t) for name, t in mean.items()}
 
 
 @dataclass(frozen=True)

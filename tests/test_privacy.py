@@ -3,6 +3,7 @@
 import math
 import re
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 
 import pytest
@@ -12,6 +13,7 @@ from scipy.special import gammaln
 from scipy.stats import norm
 
 import fmlab as fm
+from fmlab.engine import sampled
 from fmlab.privacy import epsilon, spent
 
 needs = pytest.mark.skipif(
@@ -210,3 +212,83 @@ def test_bad_input_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "dp_accounting", None)
     with pytest.raises(ModuleNotFoundError, match="pip install --no-deps dp-accounting"):
         epsilon(study)
+
+
+# --- Poisson sampling -------------------------------------------------------------------------------------------------
+
+POISSON = {"sampling": "poisson", "clients_per_round": 4}
+
+
+def test_each_client_takes_part_by_itself():
+    """Their number is binomial, each as often as any other, and any two together as often as apart."""
+    n, m, rounds = 20, 4, 4000
+    drawn = torch.zeros(rounds, n)
+    for t in range(rounds):
+        places, here = sampled((3,), n, m, t, "poisson")
+        drawn[t, places[0][here[0]]] = 1
+    q, error = m / n, 5 / math.sqrt(rounds)
+    assert (drawn.mean(0) - q).abs().max() < error * math.sqrt(q * (1 - q))
+    together = drawn.T @ drawn / rounds
+    assert (together - q * q)[~torch.eye(n, dtype=torch.bool)].abs().max() < error * math.sqrt(q * q * (1 - q * q))
+    number = drawn.sum(1)
+    assert abs(float(number.var()) / (n * q * (1 - q)) - 1) < error * math.sqrt(2) * 1.2
+
+
+def test_a_run_by_poisson_sampling_is_the_sum_by_the_expected_number():
+    """By hand, one client at a time, with the server's noise on the sum; a round in which nobody comes has it too."""
+    transforms = [fm.Clip(0.5), fm.Noise(0.3, by="server")]
+    study = run(*transforms, sampling="poisson", clients_per_round=1, dtype=torch.float64, rounds=8)
+    setup, numbers = study.setup, []
+    f, w = setup.objective, setup.start[:, None]
+    for t in range(8):
+        places, b = setup.sampler(t)
+        here = setup.sampler.here(t)
+        numbers.append(here.sum(1))
+        total = torch.zeros_like(w)
+        for i in range(places.shape[1]):
+            support, query = (e.map(lambda x, i=i: x[:, [i]]) for e in (b.support, b.query))
+            one = replace(b, support=support, query=query, ids=places[:, [i]], joined=None)
+            step = FEDAVG.local(f, {"model": w}, {}, one)[0]["model"]
+            step = step * (0.5 / step.norm(dim=-1, keepdim=True)).clamp(max=1.0)
+            total = total + step * here[:, i, None, None]
+        w = w - transforms[1].on_mean({"model": total}, 1, b)["model"]  # expected: one client a round
+    assert torch.allclose(study.held["FedAvg"]["model"], w, rtol=1e-9, atol=1e-12)
+    assert 0 in torch.stack(numbers)
+    assert torch.stack(numbers).max() > 1
+
+
+def test_without_noise_a_round_of_nobody_changes_nothing_and_a_run_is_resumed(tmp_path):
+    study = run(sampling="poisson", clients_per_round=1, rounds=8, methods=[fm.FedAvg(1, 0.1, 0.1, server=fm.SGD(1.0))])
+    run(sampling="poisson", clients_per_round=1, rounds=5, methods=[FEDAVG]).save(tmp_path)
+    resumed = fm.load(tmp_path).resume(8)
+    assert resumed.config["sampling"] == "poisson"
+    assert torch.equal(resumed.held["FedAvg"]["model"], study.held["FedAvg"]["model"])
+
+
+@needs
+def test_poisson_sampling_is_accounted_as_it_was_run():
+    study = run(fm.Clip(0.5), fm.Noise(2.0, by="server"), **POISSON)
+    found = epsilon(study)
+    assert found == spent(2.0 / 0.5, 6, 1e-5, "poisson", 20, 4)
+    assert "neighbours: one client added or left out; 6 rounds of 4 of 20 clients, each by itself" in found.says
+    assert found < epsilon(run(fm.Clip(0.5), fm.Noise(2.0, by="server")))
+    both = run(fm.Clip(0.5), fm.Noise(9.0), fm.Noise(2.0, by="server"), **POISSON)
+    assert epsilon(both) == found
+
+
+def test_noise_that_goes_with_its_client_does_not_count():
+    study = run(fm.Clip(0.5), fm.Noise(2.0), **POISSON)
+    assert epsilon(study) == math.inf
+    assert "only the server's noise" in epsilon(study).says
+    assert "neighbours: one client replaced" in epsilon(study, against="server").says
+    assert epsilon(study, against="server") < math.inf
+
+
+def test_bad_sampling_is_said():
+    for options, message in (
+        ({"sampling": "coins"}, "sampling = 'coins' is neither 'fixed' nor 'poisson'"),
+        ({"sampling": "poisson", "weights": "size"}, "give weights = 'uniform'"),
+        ({"sampling": "poisson", "methods": [fm.FedMA(1, 0.02, 0.02)]}, "'poisson' does not go with FedMA"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(**options)

@@ -35,7 +35,7 @@ from lab import plots
 from lab.lessons.sliding import Sliders, opened
 from lab.panel.canvas import Draw
 
-HIDDEN, SIDE, LR, CLIP, DELTA = 64, 8, 0.1, 0.1, 1e-5  # every message is longer than CLIP
+HIDDEN, SIDE, LR, CLIP, DELTA = 64, 8, 0.1, 0.1, 1e-5  # all messages are longer
 MODEL = fm.MLP((SIDE * SIDE, HIDDEN, 10))
 EXACT = 60.0  # decibels, above which no eye and no scanner sees a difference
 SHOWN = 8
@@ -61,8 +61,8 @@ class Setting(Declared):
 @dataclass(frozen=True)
 class Leak:
     """truth and reading (pictures, 8, 8), each reading beside the picture it is nearest to; quality (pictures,) in
-    decibels of signal to noise; recognised (pictures,): the digit that the reading is taken for is the right one; picked
-    (pictures,): of all digits that there are, the client's own is the nearest to the reading."""
+    decibels of signal to noise; recognised (pictures,): the digit that the reading is taken for is the right one;
+    picked (pictures,): of all digits that there are, the client's own is the nearest to the reading."""
 
     truth: np.ndarray[Any, Any]
     reading: np.ndarray[Any, Any]

@@ -76,7 +76,7 @@ def lost(share: float, heterogeneity: float, factor: float, how: str, mean: str)
 @dataclass(frozen=True)
 class Lies:
     """Names of means -> arrays of the loss above the least: by_share (shares, seeds) over SHARES; honest (., seeds)
-    over DIFFERENCES, where nobody lies; here (seeds,) at the setting on show, and price (seeds,) there if nobody lied."""
+    over DIFFERENCES, where nobody lies; here (seeds,) at the setting on show; price (seeds,) there if nobody lied."""
 
     by_share: dict[str, np.ndarray[Any, Any]]
     honest: dict[str, np.ndarray[Any, Any]]
