@@ -150,7 +150,7 @@ def gather(
     answered = batch.who.shape[1] if weight is None else (weight > 0).sum(1, keepdim=True).clamp(min=1)
     if expected and weight is not None:
         if mean is None or mean.weighs:  # a median is no sum
-            one = {name: t * (answered / expected).to(t) for name, t in one.items()}
+            one = {name: t * torch.as_tensor(answered / expected).to(t) for name, t in one.items()}
         answered = expected
     for transform in server:
         one = transform.on_mean(one, answered, batch)

@@ -9,7 +9,7 @@ import torch
 
 import fmlab as fm
 import lab
-from lab.lessons import leaking, lying
+from lab.lessons import leaking, lying, private
 from lab.lessons.leaking import CLIP, Setting, by_closed_form, held, message, model, read, sent
 
 
@@ -128,7 +128,9 @@ def test_a_moved_slider_changes_picture_and_sentence(panel):
     assert panel.result is not None
 
 
-def test_a_word_is_chosen_by_hand_and_by_set():
+def test_a_word_is_chosen_by_hand_and_by_set(monkeypatch):
+    monkeypatch.setattr(lying, "ROUNDS", 2)
+    lying.lost.cache_clear()
     panel = lab.liars(synchronous=True, how="opposite")
     try:
         control = panel._controls["how"]
@@ -141,6 +143,7 @@ def test_a_word_is_chosen_by_hand_and_by_set():
             panel.set(how="silence")
     finally:
         panel.close()
+        lying.lost.cache_clear()
     with pytest.raises(ValueError, match="'silence' is not one of"):
         lab.liars(how="silence", synchronous=True)
 
@@ -175,3 +178,45 @@ def test_the_sentence_tells_who_is_best_and_what_it_costs():
     assert "honest clients are alike" in lying.sentence(lying.Lies({}, {}, alike, alike), honest)
     worst = {name: np.full(3, np.inf if name == "mean" else 1.0) for name in lying.MEANS}
     assert "the mean ends without bound" in lying.sentence(lying.Lies({}, {}, worst, none), setting)
+
+
+# --- the lesson's runs ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("epsilon", [1.0, 10.0, 100.0])
+def test_the_multiplier_spends_what_was_asked_for(epsilon):
+    z = private.multiplier(epsilon, 50)
+    assert fm.privacy.spent(z, 50, private.DELTA) == pytest.approx(epsilon, rel=1e-6)
+    assert private.multiplier(math.inf, 50) == 0
+    with pytest.raises(ValueError, match="epsilon = -1 is not above 0"):
+        private.multiplier(-1, 50)
+
+
+def test_the_lessons_study_has_the_epsilon_that_it_says_and_most_messages_are_clipped():
+    clients = fm.Sines(n_clients=6, n_unseen=2, n_validation=2)
+    seen = []
+
+    def look(sent, batch):
+        seen.append(sum(t.square().sum(-1) for t in sent.values()).sqrt())
+        return sent
+
+    study = private.train(clients, 5.0, rounds=4, seeds=2)
+    assert fm.privacy.epsilon(study, private.DELTA) == pytest.approx(5.0, rel=1e-6)
+    assert fm.privacy.epsilon(private.train(clients, rounds=2, seeds=1)) == math.inf
+    fm.compare(**study.config | {"transforms": [look], "rounds": 3})
+    assert (torch.cat([norms.flatten() for norms in seen]) > private.CLIP).double().mean() > 0.9
+
+
+def test_untrained_is_the_fresh_model():
+    clients = fm.Sines(n_clients=4, n_unseen=3, n_validation=2)
+    setup = private.train(clients, rounds=1).setup
+    w = setup.start[:, None].expand(-1, 3, -1)
+    support, query = setup.unseen.everyone()
+    u = w - private.RATE * fm.grad(lambda v: setup.objective(v, support), w)
+    assert private.untrained(clients) == pytest.approx(float(setup.objective(u, query).mean()), rel=1e-5)
+
+
+def test_amounts_in_words():
+    leak = read(Setting())
+    for picked, words in (([True] * 4, "all"), ([True, False], "some"), ([True] + [False] * 9, "hardly any")):
+        assert dataclasses.replace(leak, picked=np.array(picked)).amount() == words

@@ -72,6 +72,11 @@ class Leak:
     closed_form: bool
     by_label: float  # decibels, in the mean, of the mean of other digits with the picture's label
 
+    def amount(self) -> str:
+        """How many were picked out, in words that are the same on every machine: a search ends a little elsewhere."""
+        share = self.picked.mean()
+        return "all" if share == 1 else "some" if share > 0.15 else "hardly any"
+
 
 @cache
 def _digits() -> tuple[Tensor, Tensor]:

@@ -35,6 +35,7 @@ MEANS: dict[str, Mean | None] = {
     "trimmed mean": fm.TrimmedMean(0.3),
     "Krum": fm.Krum(6),
 }  # both of the last are made for up to 6 of 20 liars
+HOW = ("noise", "opposite", "scaled")
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Setting(Declared):
     share: float = hyper(0.2, symbol="p", low=0.0, high=0.5, text="share of the clients that lie")
     heterogeneity: float = hyper(0.3, symbol="h", low=0.0, high=1.0, text="how honest clients differ")
     factor: float = hyper(10.0, symbol="a", low=1.0, high=100.0, log=True, text="size of a lie, in honest messages")
-    how: str = choice("noise", ("noise", "opposite", "scaled"), text="what a liar sends, see fm.Liars")
+    how: str = choice("noise", HOW, text="what a liar sends, see fm.Liars")
 
 
 @cache
