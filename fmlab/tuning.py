@@ -165,7 +165,8 @@ def _coarse(algorithm: Algorithm, number: int, setup: Setup) -> Found:
         population: Any = setup.population
         if "heterogeneity" in {f.name for f in fields(population)}:
             population = replace(population, heterogeneity=1.0)
-        config = setup.config | {"algorithms": {"": searched}, "clients": population, "transforms": (), "dropout": 0.0}
+        honest = {"transforms": (), "mean": None, "dropout": 0.0}
+        config = setup.config | {"algorithms": {"": searched}, "clients": population} | honest
         small = Setup(config | {"rounds": 60, "seeds": COARSE_SEEDS, "steps": 5, "evaluations": 1})
         best, _ = search(searched, small, COARSE)
         found = values_of(best)

@@ -379,6 +379,19 @@ WRONG = [
     ("half_life", 0.04 / 0.5, "This is the rate"),
     ("half_life", np.log(2) * 0.04 / 0.5, "the time in which"),
     ("half_life", 12.0, "only one of the two exponentials"),
+    ("picture_from_gradient", lambda dw, db: dw @ db, "Divide by db @ db"),
+    ("picture_from_gradient", lambda dw, db: dw.sum(1), "Divide by the sum"),
+    ("picture_from_gradient", lambda dw, db: dw[:, 3], "weigh the columns"),
+    ("picture_from_gradient", lambda dw, db: dw, "One number for each pixel"),
+    ("noise_in_all", lambda z, releases: z / releases, "their squares do"),
+    ("noise_in_all", lambda z, releases: z * releases**0.5, "smaller than z"),
+    ("noise_in_all", lambda z, releases: z, "takes their mean"),
+    ("noise_in_all", lambda z, releases: 0.0, "root of their number"),
+    ("trimmed_mean", lambda messages, left_out: messages.mean(0), "plain mean"),
+    ("trimmed_mean", lambda messages, left_out: messages.median(0).values, "the median"),
+    ("trimmed_mean", lambda messages, left_out: messages.sort(0).values[: 9 - left_out].mean(0), "The lowest"),
+    ("trimmed_mean", lambda messages, left_out: messages.sort(0).values[left_out:-left_out].sum(0) / 9, "how many"),
+    ("trimmed_mean", lambda messages, left_out: messages[0] * 0, "Sort every column"),
 ]
 
 

@@ -82,6 +82,8 @@ def views(study, pictures, own):
         "drift": lambda a: plots.drift(
             a, bowl, walk[None] * [[[1.0, 0.5]]], walk, {"FedAvg": (0, 0), "best": (0.1, 0)}
         ),
+        "leak": lambda a: plots.leak(a, walk.reshape(2, 2, 2), 1 - walk.reshape(2, 2, 2), "read"),
+        "liars": lambda a: plots.liars(a, [0, 0.5], {"mean": 1 + walk[:2], "Krum": walk[2:]}, 0.2, "share", "lies"),
     }
 
 

@@ -459,6 +459,53 @@ def half_life(answer: Any) -> Steps:
     )
 
 
+def picture_from_gradient(answer: Any) -> Steps:
+    """A function (dw, db) -> the one picture that a client learned from, of its gradient in the first layer."""
+    ask = Function(answer, "dw, db")
+    picture, db = _uniform(64), _uniform(12, seed=1) - 0.5
+    db[:3] = 0.0  # units that are silent tell nothing
+    dw = picture[:, None] * db
+    given = ask.array((64,), "One number for each pixel is wanted, here 64", dw, db)
+    yield from _told(
+        given,
+        picture,
+        "dw is the picture times db, column by column: weigh the columns, and divide by what db then adds up to.",
+        (dw @ db, "Divide by db @ db: the picture has to be right, not only its shape."),
+        (dw.sum(1), "Divide by the sum of db."),
+    )
+
+
+def noise_in_all(answer: Any) -> Steps:
+    """A function (z, releases) -> the noise multiplier of one release that gives away as much as all of them."""
+    ask = Function(answer, "z, releases")
+    for z, releases in ((2.0, 9), (0.5, 4)):
+        yield from _told(
+            ask.number(z, releases),
+            z / releases**0.5,
+            "Whoever takes the mean of the releases has noise that is smaller by the root of their number.",
+            (z / releases, "Standard deviations of independent noise do not add up; their squares do."),
+            (z * releases**0.5, "More releases give more away, so this has to be smaller than z."),
+            (z, "With more than one release an onlooker takes their mean."),
+        )
+
+
+def trimmed_mean(answer: Any) -> Steps:
+    """A function (messages, left_out) -> of each number the mean without its so many lowest and highest clients."""
+    ask = Function(answer, "messages, left_out")
+    messages = _uniform(9, 5)
+    messages[2], messages[5] = 50.0, -70.0
+    for left_out in (1, 3):
+        yield from _told(
+            ask.array((5,), "One number for each of the message's is wanted, here 5", messages, left_out),
+            messages.sort(0).values[left_out : 9 - left_out].mean(0),
+            "Sort every column by itself, leave out so many rows at either end, and take the mean of the rest.",
+            (messages.mean(0), "This is the plain mean, which the liars decide."),
+            (messages.median(0).values, "This is the median."),
+            (messages.sort(0).values[: 9 - left_out].mean(0), "The lowest are to be left out, too."),
+            (messages.sort(0).values[left_out : 9 - left_out].sum(0) / 9, "Divide by how many are left."),
+        )
+
+
 LESSONS = {
     "00 Start here": (trivial_loss,),
     "01 Federated averaging": (fedprox_round, where_fedavg_settles, megabytes),
@@ -468,4 +515,5 @@ LESSONS = {
     "05 Inner steps": (gradient_evaluations, first_order_rest, largest_step),
     "06 Few-shot images": (pictures, nearest_mean, interval),
     "07 Real clients": (units_of_training, half_life),
+    "08 What leaves the client": (picture_from_gradient, noise_in_all, trimmed_mean),
 }
