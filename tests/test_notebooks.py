@@ -267,7 +267,7 @@ def test_exercises_are_unanswered_here_and_solved_elsewhere(path):
     for cell, _ in lab_calls(lesson, "check"):
         assert "not answered yet" in cell.outputs[0].text
     names = checked(lesson)
-    assert 1 <= len(names) <= 3
+    assert 1 <= len(names) <= (5 if path.stem == "09_why_it_works" else 3)  # there one for each claim
     answers = solutions(path)
     assert sorted(answers) == sorted(names)
     for name, answer in answers.items():

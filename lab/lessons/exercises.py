@@ -506,6 +506,113 @@ def trimmed_mean(answer: Any) -> Steps:
         )
 
 
+def per_fedavg_rest(answer: Any) -> Steps:
+    """A function (a, m, alpha, beta, tau) -> the w at which exact Per-FedAvg with tau local steps comes to rest."""
+    ask = Function(answer, "a, m, alpha, beta, tau")
+    a, m = _float64(1.0, 2.0, 4.0), _float64(0.0, 1.0, -2.0)
+
+    def rest(alpha: float, beta: float, tau: int) -> Tensor:
+        """A round is linear in w; this is the point that it leaves where it is."""
+        after = []
+        for start in (0.0, 1.0):
+            v = torch.full_like(m, start)
+            for _ in range(tau):
+                v = v - beta * a * (1 - alpha * a) ** 2 * (v - m)
+            after.append(v.mean())
+        return after[0] / (1 - after[1] + after[0])
+
+    for alpha, beta, tau in ((0.1, 0.1, 1), (0.1, 0.1, 5), (0.0, 0.2, 3)):
+        away = 1 - beta * a * (1 - alpha * a)  # first order
+        slip = ((1 - away**tau) * m).sum() / (1 - away**tau).sum()
+        yield from _told(
+            ask.number(a, m, alpha, beta, tau),
+            rest(alpha, beta, tau),
+            "It is FedAvg's resting point with 1 - beta a (1 - alpha a)^2 for what one step leaves of the distance.",
+            (slip, "This is first order: the exact gradient has the factor 1 - alpha a twice."),
+            (rest(alpha, beta, 1), "This is one local step; there are tau of them."),
+            (rest(0.0, beta, tau), "This is FedAvg: the inner step of alpha is missing."),
+        )
+
+
+def rounds_enough(answer: Any) -> Steps:
+    """A function (gap, beta, epsilon) -> the smallest whole number of rounds for which the bound is at most epsilon."""
+    ask = Function(answer, "gap, beta, epsilon")
+    for gap, beta, epsilon in ((3.0, 0.07, 0.11), (0.9, 0.25, 0.3)):
+        enough = next(t for t in itertools.count(1) if 2 * gap / (beta * t) <= epsilon)
+        exact = 2 * gap / (beta * epsilon)
+        found = ask.number(gap, beta, epsilon)
+        yield near(found, enough) or not near(found, exact), "Rounds are whole: round up, since fewer are not enough."
+        yield from _told(
+            found,
+            enough,
+            "Solve 2 gap / (beta T) = epsilon for T, and round up.",
+            (enough - 1, "One round less than needed: round up, not down."),
+            (2 * exact, "The bound with the 2 is asked for, not the theorem's with the 4."),
+            (-(-2 * exact // 1), "The bound with the 2 is asked for, not the theorem's with the 4."),
+        )
+
+
+def first_order_bias(answer: Any) -> Steps:
+    """A function (a, m) -> (first order's resting point minus the exact one) / alpha, for small alpha."""
+    ask = Function(answer, "a, m")
+    a, m = _float64(1.0, 2.0, 5.0), _float64(0.0, 1.0, -2.0)
+
+    def rest(power: int, alpha: float) -> Tensor:
+        weight = a * (1 - alpha * a) ** power
+        return (weight * m).sum() / weight.sum()
+
+    small = 1e-5  # a central difference: both points are smooth in alpha
+    truth = sum(s * (rest(1, s * small) - rest(2, s * small)) for s in (1, -1)) / (2 * small)
+    yield near(ask.number(torch.ones_like(m), m) + 1, 1.0), "Clients of equal curvature have no bias at all."
+    best = (a * m).sum() / a.sum()
+    yield from _told(
+        ask.number(a, m),
+        truth,
+        "Mean of a^2 (m - w*) over the mean of a; w* is the mean of m weighted by a.",
+        (-truth, "First order minus exact: turn the sign."),
+        ((a**2 * (m - best)).sum() / (a**2).sum(), "Divide by the sum of a, not of its squares."),
+        ((a**2 * (m - m.mean())).sum() / a.sum(), "w* is not the plain mean of m: weigh it by a."),
+        ((a**2 * (m - best)).mean(), "Divide by the sum of a."),
+        within=1e-4,
+    )
+
+
+def largest_angle(answer: Any) -> Steps:
+    """A function (B, B_star) -> the sine of the largest angle between the two spans, a number in [0, 1]."""
+    ask = Function(answer, "B, B_star")
+    one, other = _uniform(7, 2) - 0.5, _uniform(7, 2, seed=1) - 0.5
+    mixed = one @ _float64(2.0, 1.0, 0.0, 3.0).view(2, 2)
+    yield near(1 + ask.number(one, mixed), 1.0), "Columns mixed with each other have the same span: 0 is wanted."
+    p, q = torch.linalg.qr(one)[0], torch.linalg.qr(other)[0]
+    sines = torch.linalg.svdvals(q - p @ (p.mT @ q))
+    yield from _told(
+        ask.number(one, other),
+        sines[0],
+        "Orthonormal columns of both, what of one the other does not reach, and its largest singular value.",
+        (torch.linalg.svdvals(p.mT @ q)[-1], "This is the cosine."),
+        (sines[-1], "This is the smallest angle."),
+        (sines.square().sum().sqrt(), "This is the Frobenius norm; the largest singular value is wanted."),
+        (torch.asin(sines[0]), "This is the angle; its sine is wanted."),
+    )
+
+
+def power(answer: Any) -> Steps:
+    """A function (x, y) -> the exponent p of y = c x^p, by least squares on the logarithms."""
+    ask = Function(answer, "x, y")
+    x = _float64(1.0, 3.0, 10.0, 40.0)
+    yield near(ask.number(x, 7 * x**-2), -2.0), "A law without noise must give its exponent: here it is -2."
+    y = x**-1.0 * (0.8 + 0.4 * _uniform(4))
+    a, b = x.log(), y.log()
+    line = torch.stack([a, torch.ones_like(a)], 1)
+    yield from _told(
+        ask.number(x, y),
+        torch.linalg.lstsq(line, b[:, None]).solution[0, 0],
+        "All points count, by least squares: the covariance of the logarithms over the variance of log x.",
+        ((b[-1] - b[0]) / (a[-1] - a[0]), "This takes the first and the last point alone."),
+        ((a * b).sum() / a.square().sum(), "Take the means off first: the line need not pass through the origin."),
+    )
+
+
 LESSONS = {
     "00 Start here": (trivial_loss,),
     "01 Federated averaging": (fedprox_round, where_fedavg_settles, megabytes),
@@ -516,4 +623,5 @@ LESSONS = {
     "06 Few-shot images": (pictures, nearest_mean, interval),
     "07 Real clients": (units_of_training, half_life),
     "08 What leaves the client": (picture_from_gradient, noise_in_all, trimmed_mean),
+    "09 Why it works": (per_fedavg_rest, rounds_enough, first_order_bias, largest_angle, power),
 }
