@@ -34,7 +34,8 @@ def main() -> None:
         paper, ledger = PAPERS[name], Ledger(name)
         body = paper.table(ledger, asked.full)
         command = f'make papers ARGS="{name}{" --full" if asked.full else ""}"'
-        text = f"# {paper.TITLE}\n\nWritten by `{command}`, {ledger.seconds:.0f} s on one core, other work beside it.\n{body}"
+        written = f"Written by `{command}`, {ledger.seconds:.0f} s on one core, other work beside it."
+        text = f"# {paper.TITLE}\n\n{written}\n{body}"
         RESULTS.mkdir(parents=True, exist_ok=True)
         (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
         print(text, flush=True)
