@@ -78,8 +78,8 @@ def _run(name: str, n: int, seeds: int, n_clients: int, rounds: int) -> Found:
 SETTING = """
 |theta - theta_i|^2, the risk of a personal model beyond the noise, mean over 100 unseen clients, mean ± standard
 deviation over {seeds} seeds. d = {d}, x ~ N(0, I), theta_i at distance r = {radius:g} from theta_0,
-|theta_0| = {centre:g}, noise {noise:g}; {n_clients} training clients with 2 n examples each, {rounds} rounds with all of
-them. theta_0 is trained
+|theta_0| = {centre:g}, noise {noise:g}; {n_clients} training clients with 2 n examples each, {rounds} rounds with all
+of them. theta_0 is trained
 with fmlab; the personal model is the interpolator of n examples nearest to it, or the ridge solution with the best
 lambda = sigma^2 gamma / r^2. "Limit": d, n and the number of clients infinite.
 """
