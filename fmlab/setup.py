@@ -166,7 +166,8 @@ class Setup:
 
     def _stacked(self, split: str) -> Clients:
         """All seeds' clients as drawn. Each is rounded at once, so that no two seeds stand side by side in float64."""
-        bank, parts = None, []
+        bank: Tensor | None = None
+        parts: list[Clients] = []
         for seed in self.config["seeds"]:
             one = self.population.draw(split, seed)
             _check_clients(split, one, self.population)
