@@ -30,7 +30,10 @@ PROJECTOR = """<style>
 .fmlab-projector .fmlab-control .widget-text { width: 6em !important; flex: 0 0 6em !important; }
 .fmlab-projector .fmlab-groups > * { flex-basis: 430px !important; }
 .fmlab-projector .fmlab-summary .widget-html-content { font-size: calc(1.35 * var(--fmlab-type)); }
-.fmlab-projector .fmlab-picture { max-height: calc((100vh - 15 * var(--fmlab-type)) / var(--fmlab-rows, 1)); }
+.fmlab-projector .fmlab-difference .widget-html-content { font-size: var(--fmlab-type); min-height: 1.3em;
+  padding-left: 9em; }
+.fmlab-projector .fmlab-difference :is(small, br) { display: none; }
+.fmlab-projector .fmlab-picture { max-height: calc((100vh - 15 * var(--fmlab-type) - 56px) / var(--fmlab-rows, 1)); }
 .fmlab-rows-2 { --fmlab-rows: 2; }
 .fmlab-rows-3 { --fmlab-rows: 3; }
 @media (min-width: 1200px) {

@@ -74,9 +74,11 @@ def test_plots_stand_side_by_side_or_below_each_other(visit):
 @pytest.mark.parametrize("panel", ["heterogeneity", "one_client"])
 def test_across_a_room_all_is_on_the_screen_at_once(visit, panel):
     page = visit("room", panel, f"{QUICK}&size=projector")
-    for css in (".noUi-handle", ".fmlab-summary", ".fmlab-picture"):
-        for box in boxes(page, css):
-            assert inside(box, *SIZES["room"]), css
+    for width, height in (SIZES["desk"], SIZES["room"]):
+        page.set_viewport_size({"width": width, "height": height})
+        for css in (".noUi-handle", ".fmlab-summary", ".fmlab-picture"):
+            for box in boxes(page, css):
+                assert inside(box, width, height), (css, width)
     pictures = boxes(page, ".fmlab-picture")
     assert sum(p["width"] * p["height"] for p in pictures) > 0.6 * 1920 * 1080
     assert (
