@@ -73,7 +73,7 @@ def silent(proxy):
 def pages(chromium, proxy):
     """Chromium's own services ask its makers for this and that; what pages ask is in ``elsewhere``."""
     context = chromium.new_context(proxy={"server": proxy().address, "bypass": "127.0.0.1"})
-    context.set_default_timeout(120_000)
+    context.set_default_timeout(300_000)
     yield context
     context.close()
 
