@@ -20,7 +20,7 @@ RUN = .venv/bin/python
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help lab app test check bench notebooks course repair lock
+.PHONY: help lab app test check bench papers notebooks course repair lock
 
 help:
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1 \2/p' Makefile
@@ -46,6 +46,10 @@ check: ##      check format, lint (notebooks too) and the types of fmlab
 bench: ##      measure fmlab beside its peers on this machine
 	@$(PYTHON) tools/install.py bench
 	$(RUN) -m benchmarks $(ARGS)
+
+papers: ##     measure the papers' tables beside ours (some: ARGS="collins cheng"; their own budgets, hours: ARGS=--full)
+	@$(PYTHON) tools/install.py bench
+	$(RUN) -m benchmarks.papers $(ARGS)
 
 notebooks: ##  run every notebook in a fresh kernel and store its outputs
 	@$(PYTHON) tools/install.py test

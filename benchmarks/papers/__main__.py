@@ -15,10 +15,10 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.papers import cheng, collins
+from benchmarks.papers import cheng, collins, fedma, fedmeta, finn, personal, pfedme
 from benchmarks.papers.ledger import Ledger
 
-PAPERS = {"collins": collins, "cheng": cheng}
+PAPERS = {p.__name__.rsplit(".", 1)[-1]: p for p in (collins, cheng, personal, fedma, pfedme, finn, fedmeta)}
 RESULTS = Path(__file__).parents[1] / "results" / "papers"
 
 
@@ -34,8 +34,8 @@ def main() -> None:
         paper, ledger = PAPERS[name], Ledger(name)
         body = paper.table(ledger, asked.full)
         command = f'make papers ARGS="{name}{" --full" if asked.full else ""}"'
-        written = f"Written by `{command}`, {ledger.seconds:.0f} s on one core, other work beside it."
-        text = f"# {paper.TITLE}\n\n{written}\n{body}"
+        took = f"{ledger.seconds:.0f} s on one core, other work beside it"
+        text = f"# {paper.TITLE}\n\nWritten by `{command}`, {took}.\n{body}"
         RESULTS.mkdir(parents=True, exist_ok=True)
         (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
         print(text, flush=True)

@@ -77,22 +77,24 @@ def _run(name: str, n: int, seeds: int, n_clients: int, rounds: int) -> Found:
 
 SETTING = """
 |theta - theta_i|^2, the risk of a personal model beyond the noise, mean over 100 unseen clients, mean ± standard
-deviation over {seeds} seeds. d = {d}, x ~ N(0, I), theta_i at distance r = {radius:g} from theta_0,
-|theta_0| = {centre:g}, noise {noise:g}; {n_clients} training clients with 2 n examples each, {rounds} rounds with all
-of them. theta_0 is trained
-with fmlab; the personal model is the interpolator of n examples nearest to it, or the ridge solution with the best
-lambda = sigma^2 gamma / r^2. "Limit": d, n and the number of clients infinite.
+deviation over {seeds} seeds. d = {d}, x ~ N(0, I), theta_i at distance r = {radius:g} from theta_0, noise
+{noise:g}; |theta_0| = {centre:g}; {n_clients} training clients with 2 n examples each, {rounds} rounds with all.
+theta_0 is trained with fmlab; the personal model is the interpolator of n examples nearest to it, or the ridge
+solution with the best lambda = sigma^2 gamma / r^2. "Limit": d, n and the number of clients infinite.
 """
 DIFFERENCES = """
 **The paper** (abstract, sure): in this limit fine-tuned FedAvg has the same risk as MAML-FL and, regularised, as
 pFedMe, and a lower one than FedAvg alone. Its text could not be read here: the limits are the known ones of the
-nearest interpolator and of ridge for Sigma = I (Marchenko-Pastur; Hastie et al. 2019, 1903.08560), not copied from it.
+nearest interpolator and of ridge for Sigma = I (Marchenko-Pastur; Hastie et al. 2019, 1903.08560), not copied from
+it.
 
-**Ours** agrees: whatever trained theta_0, the personal models have the same risk within the seeds' spread; all are
-below FedAvg as it comes, and the ridge ones below the interpolators. Differences, and why:
+**Ours** agrees: whatever trained theta_0, interpolators have one risk and ridge solutions another, lower one,
+within the seeds' spread, and all of them are below FedAvg as it comes. Differences, and why:
 
-- Ours lies above the limit where theta_0 comes from finitely many clients: its squared error, about
-  d (r^2 + sigma^2) / (2 n N), adds to r^2. "start" shows it: the limit is r^2 = {square:g}.
+- MAML-FL's interpolators lie slightly above FTFA's for gamma > 1. The likely reason, not proved here: fmlab's
+  FedMAML takes its gradient on the n query examples of a client, FedAvg on all 2 n, so that its theta_0 is noisier.
+- Ours lies above the limit where theta_0 comes from finitely many clients: its squared error, about d (r^2 +
+  sigma^2) / (2 n N), adds to r^2. "start" shows it: the limit is r^2 = {square:g}.
 - d = {d} is not infinite: the interpolators' variance at gamma = 2 falls off slowly with d.
 - The paper's experiments on EMNIST, CIFAR-100, Shakespeare and Stack Overflow are not repeated here.
 """

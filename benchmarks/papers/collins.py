@@ -44,15 +44,15 @@ CASES: dict[str, tuple[int, float, bool, int]] = {  # K, step size, clients alik
     "K = 5, clients all alike": (5, 0.1, True, 40),
 }
 SETTING = """
-Sine of the largest angle between the columns of B and of B*, mean ± standard deviation over {seeds} seeds. FedAvg on 40
-clients with y = x' B* h_i, d = 100, k = 5, h_i ~ N(0, I), every client's loss on infinitely many examples,
-|B h - B* h_i|^2 / 2; B starts with random orthonormal columns and h at 0; local steps of 0.1, the server takes the
+Sine of the largest angle between the columns of B and of B*, mean ± standard deviation over {seeds} seeds. FedAvg
+on 40 clients with y = x' B* h_i, d = 100, k = 5, h_i ~ N(0, I), every client's loss on infinitely many examples, |B
+h - B* h_i|^2 / 2; B starts with random orthonormal columns and h at 0; local steps of 0.1, the server takes the
 plain mean. "Missed": the share of |theta|^2 of clients that never took part that no choice of h fits in the end.
 """
 DIFFERENCES = """
 **The paper** (abstract, sure): FedAvg with several local updates recovers the representation, distributed gradient
-methods with one local update between rounds "provably cannot". For linear clients it shows curves, and we know of no
-table of digits to put beside ours.
+methods with one local update between rounds "provably cannot". For linear clients it shows curves, and we know of
+no table of digits to put beside ours.
 
 **Ours** agrees: one local step stays at a right angle for ever, two and five come down to 0. Differences, and why:
 
