@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -32,8 +31,10 @@ from fmlab.nodes.files import Files, Moments
 from fmlab.nodes.node import run_key
 from fmlab.nodes.plan import Plan, PlanError, score
 from fmlab.nodes.roster import Answer, Post, Roster, Say
+from fmlab.nodes.tied import end_with
+from fmlab.nodes.warm import look_often
 
-PAUSE = 0.05  # seconds between two looks for answers
+SOON, LATER = 0.02, 0.2  # seconds between two looks for answers: just after one, and when none comes
 
 
 class Nobody(RuntimeError):
@@ -91,6 +92,7 @@ class Run:
         self.roster = Roster(self.post, {"plan": self.text}, plan.patience, say)
         self.received: dict[int, list[str]] = {}  # what of ``held`` an exchange takes, once its answers have said so
         self.attempt = 0
+        self.pause = SOON
         self.up = self.down = 0
         self.path = folder / f"{self.run}.npz"
         self.saved = self._begin()
@@ -175,8 +177,9 @@ class Run:
         """What came but the roll's."""
         self.roster.look()
         found = [a for a in self.post.answers() if not self.roster.take(a)]
+        self.pause = SOON if found else min(LATER, 1.1 * self.pause)
         if not found:
-            time.sleep(PAUSE)
+            time.sleep(self.pause)
         return found
 
     def _round(self, without: set[int]) -> tuple[list[int], list[int]]:
@@ -384,7 +387,7 @@ def enrol(plan: Plan, grid: Grid, nodes: int, wait: float, say: Say) -> Plan:
                 say("enrolled", name=name, of=nodes)
             else:
                 roster.take(answer)
-        time.sleep(PAUSE)
+        time.sleep(LATER)
     return replace(plan, clients=plan.clients.enrolled(told), clients_per_round=min(plan.clients_per_round, len(told)))
 
 
@@ -404,7 +407,8 @@ def teller(path: Path, also: Callable[[str], None] | None = None) -> Say:
 def main(grid: Grid, context: Context) -> None:
     """Run configuration: ``plans``, a JSON list of plans that run one after another; ``folder`` for states and
     ``progress.jsonl``; ``nodes``, how many files there have to be; ``wait``, seconds for them."""
-    end_with_parent()
+    end_with(os.getppid())  # Flower's process of a ServerApp may outlive its SuperLink, waiting for ever
+    look_often()
     config = context.run_config
     folder = Path(str(config["folder"]))
     folder.mkdir(parents=True, exist_ok=True)
@@ -434,18 +438,6 @@ def known(plan: Plan, grid: Grid, folder: Path, part: int, config: Any, say: Say
     plan = enrol(plan, grid, int(config["nodes"]), float(config["wait"]), say)
     path.write_text(plan.text())
     return plan
-
-
-def end_with_parent() -> None:
-    """Flower's process of a ServerApp may outlive its SuperLink, waiting for ever: end it when its parent is gone."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 app = ServerApp()

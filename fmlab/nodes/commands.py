@@ -1,0 +1,172 @@
+"""The commands ``local`` (all on this machine), ``link`` (the instructor's machine) and ``node`` (a student's)."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import fmlab as fm
+from fmlab.nodes.federation import Federation, FederationError, Watcher
+from fmlab.nodes.plan import Plan, gap, make
+from fmlab.nodes.tied import end_with
+
+METHODS = {a.__name__: a for a in fm.ALGORITHMS}
+CLIENTS = {p.__name__: p for p in fm.POPULATIONS}
+CLOSE = 1e-9  # a gap above it is a failure; on equal processors it is 0
+
+
+def parser() -> argparse.ArgumentParser:
+    whole = argparse.ArgumentParser(prog="python -m fmlab.nodes", description=__doc__)
+    commands = whole.add_subparsers(dest="command", required=True)
+    local = commands.add_parser("local", help="a SuperLink and nodes on this machine, beside the simulation")
+    local.add_argument("--nodes", type=int, default=4, help="nodes to start")
+    local.add_argument("--clients", type=int, default=None, help="clients in all; as many as nodes, if left out")
+    local.add_argument("--population", choices=CLIENTS, default="Sines")
+    local.add_argument("--stock", action="store_true", help="Flower's own SuperNodes instead of ones that stay")
+    local.add_argument("--leash", action="store_true", help="end with the standard input; commands come on it")
+    local.add_argument("--json", action="store_true", help="events as lines of JSON")
+    _shared(local)
+    node = commands.add_parser("node", help="a node")
+    node.add_argument("--at", required=True, help="address of the SuperLink, host:port")
+    node.add_argument("--config", default="{}", help="what it has, as JSON")
+    node.add_argument("--tied", action="store_true", help="end with the parent")
+    return whole
+
+
+def _shared(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--rounds", type=int, default=3)
+    command.add_argument("--algorithm", nargs="+", choices=METHODS, default=["FedMAML"])
+    command.add_argument("--clients-per-round", type=int, default=None, help="all, if left out")
+    command.add_argument("--batch-size", type=int, default=4, help="of a local step, where a method takes one")
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--patience", type=float, default=30.0, help="seconds that a round waits for an answer")
+    command.add_argument("--folder", type=Path, default=None, help="for states, events and logs")
+    command.add_argument("--float32", action="store_true")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    given = parser().parse_args(arguments)
+    try:
+        code = {"local": local, "node": node}[given.command](given)
+    except (ValueError, OSError, FederationError) as problem:
+        print(f"failed: {problem}", file=sys.stderr, flush=True)
+        code = 1
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr, flush=True)
+        code = 130
+    sys.exit(code)
+
+
+def plans_of(given: argparse.Namespace, clients: fm.Population) -> list[Plan]:
+    options: dict[str, Any] = {"dtype": torch.float32 if given.float32 else torch.float64}
+    if given.clients_per_round is not None:
+        options["clients_per_round"] = given.clients_per_round
+    methods = [METHODS[name]() for name in given.algorithm]
+    methods = [replace(a, **({"batch_size": given.batch_size} if _has(a, "batch_size") else {})) for a in methods]
+    return make(methods, clients, rounds=given.rounds, seed=given.seed, patience=given.patience, **options)
+
+
+def _has(algorithm: fm.Algorithm, name: str) -> bool:
+    return name in {f.name for f in fields(algorithm)}
+
+
+def local(given: argparse.Namespace) -> int:
+    """0 where the run is the simulation's, 1 where it failed or is another."""
+    torch.set_num_threads(1)
+    if given.nodes < 1:
+        raise ValueError(f"nodes = {given.nodes} is not a whole number >= 1")
+    number = given.clients or given.nodes
+    if number < given.nodes:
+        raise ValueError(f"clients = {number} are fewer than nodes = {given.nodes}; each node has one or more")
+    plans = plans_of(given, CLIENTS[given.population](n_clients=number))
+    say = (lambda e: print(json.dumps(e), flush=True)) if given.json else Watcher(sys.stdout)
+    _stop_when_told()
+    with (
+        tempfile.TemporaryDirectory(prefix="fmlab-") as temporary,
+        Federation(given.folder or Path(temporary)) as federation,
+    ):
+        if given.leash:
+            threading.Thread(target=_obey, args=(federation, say), daemon=True).start()
+        federation.start_link()
+        for i in range(given.nodes):
+            keep = str(federation.folder / "kept" / str(i))
+            config = {"clients": ",".join(map(str, range(i, number, given.nodes))), "keep": keep}
+            federation.start_node(config, stock=given.stock)
+        say({"event": "started", "nodes": given.nodes, "address": federation.address})
+        federation.submit(plans)
+        states = {}
+        for event in federation.events():
+            say(event)
+            if event["event"] == "finished":
+                states[event["part"]] = Path(event["state"])
+        return compare(plans, states, say if given.json else None)
+
+
+def compare(plans: Sequence[Plan], states: dict[int, Path], say: Any = None) -> int:
+    """Each run beside the same one in the simulation."""
+    from fmlab.nodes.server import Saved
+    from fmlab.nodes.wire import load
+
+    worst = 0.0
+    for part, plan in enumerate(plans):
+        found = gap(Saved.read(load(states[part])).state.held, plan.simulation().run().held)
+        worst = max(worst, found)
+        if say is not None:
+            say({"event": "gap", "method": plan.name, "gap": found})
+        else:
+            print(f"{plan.name:<10} the largest difference from the simulation: {found:g}", flush=True)
+    return int(not worst <= CLOSE)
+
+
+def _stop_when_told() -> None:
+    """A closed terminal and ``kill`` are as Ctrl-C."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), interrupt)
+    signal.signal(signal.SIGINT, interrupt)  # one that was started in the background ignores it
+
+
+def _obey(federation: Federation, say: Any) -> None:
+    """Commands on the standard input, a line of JSON each; its end is the end."""
+    for text in sys.stdin:
+        try:
+            command = json.loads(text)
+            if command["do"] == "kill":
+                federation.kill_node(command["node"])
+                say({"event": "killed", "node": command["node"]})
+            elif command["do"] == "add":
+                name = command.get("node")
+                if name in federation.configs:
+                    federation.restart_node(name)
+                else:
+                    name = federation.start_node(command["config"])
+                say({"event": "added", "node": name})
+        except (ValueError, KeyError) as problem:
+            say({"event": "misunderstood", "problem": repr(problem)})
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def node(given: argparse.Namespace) -> int:
+    from fmlab.nodes.node import app
+    from fmlab.nodes.warm import stay
+
+    if given.tied:
+        end_with(os.getppid())
+    torch.set_num_threads(1)
+    stay(given.at, json.loads(given.config), app)
+    return 0
