@@ -14,9 +14,8 @@ import fmlab as fm
 
 pytest.importorskip("flwr", reason="needs Flower: the extra nodes, which make test and make federation install")
 
-from fmlab.data import Batch
 from fmlab.declare import step_sizes
-from fmlab.engine import Store, answers, in_turn, serve, share_of, weigh, work
+from fmlab.engine import answers, in_turn
 from fmlab.nodes import node as client
 from fmlab.nodes import plan as plans
 from fmlab.nodes import wire
@@ -58,29 +57,6 @@ def run(plan, nodes, folder, meanwhile=None, wait=5.0):
         if meanwhile is not None:
             meanwhile(state.round, grid)
     return state, events, grid
-
-
-def replay(plan, rounds, afresh=()):
-    """The core's functions, with those who took part by what a run said; afresh: (round, client) that begin anew."""
-    setup = plan.setup()
-    a, clients, store = setup.spread(plan.algorithm), setup.training, Store()
-    f = a.objective(setup.objective)
-    held, kept = a.start(f, setup.start[:, None])
-    store.fill(kept, clients.number)
-    moments = {name: a.server.init(held[name]) for name in a.learned}
-    for t, who in enumerate(rounds):
-        places = torch.tensor([who])
-        for c in [c for r, c in afresh if r == t]:
-            store.put(torch.tensor([[c]]), kept)
-        support, query, both = clients.take(places)
-        weight = weigh(clients.sizes.gather(1, places), plan.weights)
-        share = share_of(clients.sizes, places, plan.weights, None)
-        for phase in range(a.phases(f)):
-            batch = Batch(support, query, (plan.seed,), t, clients.called(places), phase, both)
-            sent, after = work(a, f, held, store.take(places), batch, plan.transforms)
-            held, moments = serve(a, f, held, moments, sent, weight, share, t + 1)
-            store.put(places, after)
-    return held
 
 
 # --- Equality -------------------------------------------------------------------------------------------------------
@@ -191,7 +167,7 @@ def test_sweeps_and_clients_with_data_do_not_travel():
 # --- Nodes that fail ------------------------------------------------------------------------------------------------
 
 
-def test_the_next_in_turn_replaces_who_is_dead(tmp_path):
+def test_the_next_in_turn_replaces_who_is_dead(tmp_path, replay):
     """Node 1 dies after round 1, unannounced: the round in which it is missed goes on with the next in turn."""
     plan = plan_of(small(fm.Scaffold), rounds=6, clients_per_round=3)
     state, events, _ = run(plan, ONE_EACH, tmp_path, lambda t, g: g.dead.add(1002) if t == 1 else None)
@@ -212,7 +188,7 @@ def control_is_the_mean(plan, state, shelf):
     return float((state.held["control"][0, 0] - kept.mean(0)).abs().max())
 
 
-def test_a_lost_answer_is_counted_neither_twice_nor_half(tmp_path):
+def test_a_lost_answer_is_counted_neither_twice_nor_half(tmp_path, replay):
     """Node 2 works and keeps, and its answer is lost: what it kept is named by nobody, and c stays the mean."""
     plan = plan_of(small(fm.Scaffold), rounds=4)
     lose = {"now": False}
@@ -243,7 +219,7 @@ def test_a_lost_answer_is_counted_neither_twice_nor_half(tmp_path):
 
 
 @pytest.mark.parametrize("keep", [True, False])
-def test_a_node_that_is_started_again(tmp_path, keep):
+def test_a_node_that_is_started_again(tmp_path, keep, replay):
     """With what its client kept, as if nothing had been; without, the client begins afresh, and that is said."""
     kept = {"keep": str(tmp_path / "kept")} if keep else {}
     plan = plan_of(small(fm.Scaffold), rounds=5, clients_per_round=3)
@@ -264,7 +240,7 @@ def test_a_node_that_is_started_again(tmp_path, keep):
         assert gap(state.held, replay(plan, whos)) > 0, "what is lost makes a difference"
 
 
-def test_a_client_lost_between_two_exchanges_begins_the_round_again_without_it(tmp_path):
+def test_a_client_lost_between_two_exchanges_begins_the_round_again_without_it(tmp_path, replay):
     """FedMA asks twice a round; node 2 answers the first time only. Nothing of the first exchange is counted."""
     plan = plan_of(small(fm.FedMA), clients=replace(CLIENTS, support=3, query=3), model=fm.MLP((1, 4, 1)))
     ill = {"now": False}

@@ -17,7 +17,9 @@ from typing import Any
 import torch
 
 import fmlab as fm
-from fmlab.nodes.federation import Federation, FederationError, Watcher
+from fmlab.declare import step_sizes
+from fmlab.nodes.federation import Federation, FederationError, Room, Watcher
+from fmlab.nodes.files import Files
 from fmlab.nodes.plan import Plan, gap, make
 from fmlab.nodes.tied import end_with
 
@@ -37,9 +39,24 @@ def parser() -> argparse.ArgumentParser:
     local.add_argument("--leash", action="store_true", help="end with the standard input; commands come on it")
     local.add_argument("--json", action="store_true", help="events as lines of JSON")
     _shared(local)
+    link = commands.add_parser("link", help="a SuperLink for a room, and a run on those who come")
+    link.add_argument("--host", required=True, help="this machine's address in the room")
+    link.add_argument("--port", type=int, default=8000)
+    link.add_argument("--names", nargs="+", required=True, help="who will come")
+    link.add_argument("--target", required=True, help="the column to predict")
+    link.add_argument("--features", nargs="+", required=True, help="the columns to predict it from")
+    link.add_argument("--classes", type=int, default=0, help="of the target, 0 .. k - 1; 0: numbers")
+    link.add_argument("--lr", type=float, default=0.05, help="every step size that has no value of its own")
+    link.add_argument("--room", type=Path, default=Path("class"), help="folder of certificates and tickets")
+    link.add_argument("--wait", type=float, default=600.0, help="seconds to wait for them")
+    _shared(link)
     node = commands.add_parser("node", help="a node")
     node.add_argument("--at", required=True, help="address of the SuperLink, host:port")
-    node.add_argument("--config", default="{}", help="what it has, as JSON")
+    node.add_argument("--name", help="who this is, in the room")
+    node.add_argument("--data", type=Path, help="a CSV file, which stays here")
+    node.add_argument("--ticket", type=Path, help="of the room; NAME.pem, if left out and there is a name")
+    node.add_argument("--keep", type=Path, help="folder for what is kept between rounds; kept-NAME, if left out")
+    node.add_argument("--config", default="{}", help="what else it has, as JSON")
     node.add_argument("--tied", action="store_true", help="end with the parent")
     return whole
 
@@ -58,7 +75,7 @@ def _shared(command: argparse.ArgumentParser) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     given = parser().parse_args(arguments)
     try:
-        code = {"local": local, "node": node}[given.command](given)
+        code = {"local": local, "link": link, "node": node}[given.command](given)
     except (ValueError, OSError, FederationError) as problem:
         print(f"failed: {problem}", file=sys.stderr, flush=True)
         code = 1
@@ -73,12 +90,14 @@ def plans_of(given: argparse.Namespace, clients: fm.Population) -> list[Plan]:
     if given.clients_per_round is not None:
         options["clients_per_round"] = given.clients_per_round
     methods = [METHODS[name]() for name in given.algorithm]
-    methods = [replace(a, **({"batch_size": given.batch_size} if _has(a, "batch_size") else {})) for a in methods]
+    methods = [_small_batches(a, given.batch_size) for a in methods]
     return make(methods, clients, rounds=given.rounds, seed=given.seed, patience=given.patience, **options)
 
 
-def _has(algorithm: fm.Algorithm, name: str) -> bool:
-    return name in {f.name for f in fields(algorithm)}
+def _small_batches(algorithm: fm.Algorithm, size: int) -> fm.Algorithm:
+    has = "batch_size" in {f.name for f in fields(algorithm)}
+    changed: dict[str, Any] = {"batch_size": size} if has else {}
+    return replace(algorithm, **changed)
 
 
 def local(given: argparse.Namespace) -> int:
@@ -161,6 +180,38 @@ def _obey(federation: Federation, say: Any) -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
+def link(given: argparse.Namespace) -> int:
+    """A room: who is named comes with a file of their own; 0 where the run went to its end."""
+    names = tuple(given.names)
+    form = Files(target=given.target, features=tuple(given.features), classes=given.classes, n_clients=len(names))
+    methods = [METHODS[name]() for name in given.algorithm]
+    plans = []
+    for a in methods:
+        a = replace(a, **{f: given.lr for f in step_sizes(a) if getattr(a, f) is None})
+        a = _small_batches(a, given.batch_size)
+        asked = given.clients_per_round or len(names)
+        dtype = torch.float32 if given.float32 else torch.float64
+        plan = Plan(a, form, given.rounds, given.seed, asked, weights="size", dtype=dtype, patience=given.patience)
+        plan.check()
+        plans.append(plan)
+    _stop_when_told()
+    with (
+        tempfile.TemporaryDirectory(prefix="fmlab-") as temporary,
+        Federation(
+            given.folder or Path(temporary), host=given.host, port=given.port, room=Room(given.room.absolute(), names)
+        ) as federation,
+    ):
+        federation.start_link()
+        print(f"The link is up. Give everybody their own ticket from {given.room}/, and let them run", flush=True)
+        for name in names:
+            print(f"    make node AT={federation.address} NAME={name} DATA=their.csv", flush=True)
+        federation.submit(plans, nodes=len(names), wait=given.wait)
+        watch = Watcher(sys.stdout)
+        for event in federation.events(given.wait + given.patience + 60):
+            watch(event)
+    return 0
+
+
 def node(given: argparse.Namespace) -> int:
     from fmlab.nodes.node import app
     from fmlab.nodes.warm import stay
@@ -168,5 +219,15 @@ def node(given: argparse.Namespace) -> int:
     if given.tied:
         end_with(os.getppid())
     torch.set_num_threads(1)
-    stay(given.at, json.loads(given.config), app)
+    config = json.loads(given.config)
+    ticket = given.ticket
+    if given.name is not None:
+        if given.data is None:
+            raise ValueError("DATA is missing; a node in a room has a file of its own: DATA=my.csv")
+        keep = given.keep or Path(f"kept-{given.name}")
+        config |= {"name": given.name, "data": str(given.data.absolute()), "keep": str(keep.absolute())}
+        ticket = ticket or Path(f"{given.name}.pem")
+        if not given.data.is_file():
+            raise ValueError(f"DATA = {given.data} does not exist")
+    stay(given.at, config, app, ticket=ticket)
     return 0

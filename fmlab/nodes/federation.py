@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 import fmlab
+from fmlab.nodes import keys, warm
 from fmlab.nodes.plan import Plan
 
 THIN = Path(__file__).parent / "thin"
@@ -75,15 +76,15 @@ def check_port(host: str, port: int) -> None:
             raise FederationError(f"port {port} of {host} cannot be had ({problem}); choose another one") from None
 
 
-@dataclass
-class Tls:
-    """Certificates of a room, see ``fmlab.nodes.keys``."""
+@dataclass(frozen=True)
+class Room:
+    """Who may come, and the folder of their tickets, see ``fmlab.nodes.keys``."""
 
     folder: Path
+    names: tuple[str, ...]
 
-    @property
-    def authority(self) -> Path:
-        return self.folder / "ca.crt"
+    def ticket(self, name: str) -> Path:
+        return self.folder / f"{name}.pem"
 
     def options(self) -> list[str]:
         files = {"ca-certfile": "ca.crt", "certfile": "server.pem", "keyfile": "server.key"}
@@ -92,12 +93,13 @@ class Tls:
 
 
 class Federation:
-    """``folder``: for states, events, logs and homes; ``database``: whether the SuperLink remembers in a file."""
+    """``folder``: for states, events, logs and homes. ``room``: with TLS, and tickets for those who may come; None:
+    without, for this machine alone."""
 
     def __init__(
-        self, folder: Path, *, host: str = "127.0.0.1", port: int | None = None, tls: Tls | None = None
+        self, folder: Path, *, host: str = "127.0.0.1", port: int | None = None, room: Room | None = None
     ) -> None:
-        self.folder, self.host, self.tls = folder.absolute(), host, tls
+        self.folder, self.host, self.room = folder.absolute(), host, room
         self.port = free_port() if port is None else port
         self.link: subprocess.Popen[bytes] | None = None
         self.nodes: dict[str, subprocess.Popen[bytes]] = {}
@@ -105,7 +107,7 @@ class Federation:
         self.read = 0  # bytes of the events that were read
         self.run = ""
         self._others: list[subprocess.Popen[bytes]] = []
-        self._started = 0
+        self._started = self._runs = 0
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> Self:
@@ -116,11 +118,12 @@ class Federation:
 
     @property
     def address(self) -> str:
-        return f"{'127.0.0.1' if self.host in ('0.0.0.0', '') else self.host}:{self.port}"
+        return f"{self.host}:{self.port}"
 
     @property
     def progress(self) -> Path:
-        return self.folder / "progress.jsonl"
+        """The events of the last run that was submitted."""
+        return self.folder / f"events-{self._runs}.jsonl"
 
     # --- Processes ---
 
@@ -143,9 +146,12 @@ class Federation:
         return self.folder / f"{name}.log"
 
     def start_link(self, database: bool = False, seconds: float = 60.0) -> None:
-        """Raises FederationError where the port is taken, or no SuperLink is up in time."""
+        """``database``: it remembers in a file. Raises FederationError where the port is taken, or it is not up in
+        time."""
         check_port(self.host, self.port)
-        options = ["--insecure"] if self.tls is None else self.tls.options()
+        if self.room is not None:
+            keys.make_room(self.room.folder, self.host, self.room.names)
+        options = ["--insecure"] if self.room is None else self.room.options()
         if database:
             options += ["--database", str(self.folder / "superlink.db")]
         where = ["--host", self.host, "--port", str(self.port)]
@@ -155,6 +161,9 @@ class Federation:
             if self.link.poll() is not None or time.monotonic() > until:
                 raise FederationError(f"the SuperLink did not start: {tail(self.log('superlink'))}")
             time.sleep(LOOK)
+        if self.room is not None:
+            tickets = {name: keys.public_key(self.room.ticket(name)) for name in self.room.names}
+            warm.enlist(self.address, (self.room.folder / "ca.crt").read_bytes(), tickets)
 
     def _answers(self) -> bool:
         host, _, port = self.address.rpartition(":")
@@ -183,6 +192,8 @@ class Federation:
             )
             return
         options = ["--config", json.dumps(config), "--tied"]
+        if self.room is not None:
+            options += ["--ticket", str(self.room.ticket(str(config["name"])))]
         self.nodes[name] = self._start(name, "-m", "fmlab.nodes", "node", "--at", self.address, *options)
 
     def kill_node(self, name: str) -> None:
@@ -198,18 +209,22 @@ class Federation:
 
     def submit(self, plans: Sequence[Plan], *, nodes: int = 1, wait: float = 60.0) -> None:
         """Start a run of these plans; from where it stands, where the folder holds such a run."""
+        self._runs, self.read = self._runs + 1, 0
+        self.progress.unlink(missing_ok=True)
         app, home = self.folder / "app", self.folder / "homes" / "cli"
         shutil.copytree(THIN, app, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
         home.mkdir(parents=True, exist_ok=True)
-        how = "insecure = true" if self.tls is None else f'root-certificates = "{self.tls.authority}"'
+        how = "insecure = true"
+        if self.room is not None:
+            how = f'root-certificates = "{self.room.folder / "ca.crt"}"'
         (home / "config.toml").write_text(f'[superlink.fmlab]\naddress = "{self.address}"\n{how}\n')
         settings = self.folder / "run.toml"
         texts = json.dumps([plan.text() for plan in plans])
         settings.write_text(
             f"plans = {json.dumps(texts)}\nfolder = {json.dumps(str(self.folder))}\n"
+            f"events = {json.dumps(str(self.progress))}\n"
             f"nodes = {nodes}\nwait = {float(wait)}\n"
         )
-        self.read = self.progress.stat().st_size if self.progress.exists() else 0
         said = self._flwr("run", str(app), "fmlab", "--run-config", str(settings), "--format", "json")
         self.run = str(said["run-id"])
 

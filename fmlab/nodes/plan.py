@@ -99,7 +99,8 @@ class Plan:
                 f"fmlab {version()} (plans of format {FORMAT}) is installed here, and the plan is of fmlab {theirs} "
                 f"(format {number}); install the same on both machines"
             )
-        known = archive.CLASSES | {archive.name_of(c): c for c in (Files, *classes)}
+        own: list[type[Any]] = [Files, *classes]
+        known = archive.CLASSES | {archive.name_of(c): c for c in own}
         names = {f.name for f in fields(cls)}
         if set(written) != names:
             raise PlanError(f"the plan has the fields {sorted(written)}; those of a plan are {sorted(names)}")

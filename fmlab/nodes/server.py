@@ -60,7 +60,8 @@ class Saved:
         s = self.state
         moments = {f"moments.{k}.{i}": m for k, ms in s.moments.items() for i, m in enumerate(ms)}
         counts = {"round": torch.tensor(s.round), "heard": s.heard, "answers": s.answers, "diverged": s.diverged}
-        return {f"held.{k}": t for k, t in s.held.items()} | moments | counts | {"versions": self.versions}
+        who = {} if s.participants is None else {"participants": s.participants}
+        return {f"held.{k}": t for k, t in s.held.items()} | moments | counts | who | {"versions": self.versions}
 
     @staticmethod
     def read(tree: Tree) -> Saved:
@@ -69,7 +70,8 @@ class Saved:
         for name in sorted((n for n in tree if n.startswith("moments.")), key=lambda n: int(n.rpartition(".")[2])):
             of = name.removeprefix("moments.").rpartition(".")[0]
             moments[of] = (*moments.get(of, ()), tree[name])
-        state = State(int(tree["round"]), held, moments, tree["diverged"], tree["heard"], tree["answers"])
+        runs = tree["diverged"], tree["heard"], tree["answers"]
+        state = State(int(tree["round"]), held, moments, *runs, participants=tree.get("participants"))
         return Saved(state, tree["versions"])
 
 
@@ -223,11 +225,12 @@ class Run:
         number = len(asked) - len(silent)
         finite = all(bool(m.isfinite().all()) for m in held.values())
         diverged = before.diverged if finite or int(before.diverged) >= 0 else torch.full_like(before.diverged, t + 1)
-        state = State(t + 1, held, moments, diverged, before.heard + (number > 0), before.answers + number)
-        self.saved = Saved(state, versions)
+        who = [c for c in asked if c not in silent]
+        runs = diverged, before.heard + (number > 0), before.answers + number
+        self.saved = Saved(State(t + 1, held, moments, *runs, participants=torch.tensor([who])), versions)
         if lost:
             self.say("lost", clients=sorted(lost), round=t + 1)
-        return [c for c in asked if c not in silent], sorted(lost)
+        return who, sorted(lost)
 
     def _first(self, exchange: Exchange, turn: list[int], t: int) -> tuple[list[int], set[int]]:
         """The first in turn that are here, and the next in place of those who fail: who was asked, in order, without
@@ -405,14 +408,14 @@ def teller(path: Path, also: Callable[[str], None] | None = None) -> Say:
 
 
 def main(grid: Grid, context: Context) -> None:
-    """Run configuration: ``plans``, a JSON list of plans that run one after another; ``folder`` for states and
-    ``progress.jsonl``; ``nodes``, how many files there have to be; ``wait``, seconds for them."""
+    """Run configuration: ``plans``, a JSON list of plans that run one after another; ``folder`` for states; the file
+    of ``events``; ``nodes``, how many files there have to be; ``wait``, seconds for them."""
     end_with(os.getppid())  # Flower's process of a ServerApp may outlive its SuperLink, waiting for ever
     look_often()
     config = context.run_config
     folder = Path(str(config["folder"]))
     folder.mkdir(parents=True, exist_ok=True)
-    say = teller(folder / "progress.jsonl")
+    say = teller(Path(str(config["events"])))
     torch.set_num_threads(1)  # as in the notebooks, and so that both sides count the same
     try:
         for part, text in enumerate(json.loads(str(config["plans"]))):

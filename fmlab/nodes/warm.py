@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,9 +32,22 @@ from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode.fleet_http_connection import http_request_response
 
 from fmlab.nodes.desk import Config
+from fmlab.nodes.keys import authority, private_key
 
 SOON, LATER = 0.02, 0.3  # seconds between two looks for a message: just after one, and when nothing goes on
 PATIENT = partial(inflatable_utils.pull_objects, initial_backoff=0.05)  # Flower's own first pause is a second
+
+
+def enlist(address: str, roots: bytes, tickets: Mapping[str, bytes]) -> None:
+    """Tell a SuperLink the public keys of those who may be its nodes, by name."""
+    from flwr.proto.control_pb2 import RegisterNodeRequest
+    from flwr.supercore.control import ControlHttpClient
+    from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
+
+    version = RuntimeVersionHttpInterceptor(component_name="flwr CLI")
+    with ControlHttpClient.from_server_address(address, False, roots, interceptors=[version]) as client:
+        for name, key in tickets.items():
+            client.RegisterNode(RegisterNodeRequest(public_key=key, name=name))
 
 
 class Unreachable(OSError):
@@ -69,8 +82,7 @@ def stay(
     config: Config,
     app: Callable[[Message, Context], Message],
     *,
-    authority: Path | None = None,
-    key: Path | None = None,
+    ticket: Path | None = None,
     patience: float = 30.0,
 ) -> None:
     """Answer messages until interrupted; when the SuperLink goes and comes again, so does the node.
@@ -78,19 +90,19 @@ def stay(
     Args:
         address: host:port of the SuperLink.
         config: the node's own, see ``fmlab.nodes.desk.KEYS``.
-        authority: the certificate that the SuperLink's is signed by; None: without TLS, for this machine alone.
-        key: the node's private key, where the SuperLink knows its nodes.
+        ticket: of a room, see ``fmlab.nodes.keys``; None: without TLS, for this machine alone.
         patience: seconds to wait for a SuperLink that is not there.
 
     Raises Unreachable, and SystemExit where the SuperLink refuses the node, with its reason.
     """
-    private = None if key is None else bytes_to_private_key(key.read_bytes())
-    keys = None if private is None else (private, private.public_key())
+    pair, roots = None, None
+    if ticket is not None:
+        private, roots = bytes_to_private_key(private_key(ticket)), authority(ticket)
+        pair = (private, private.public_key())
     state: dict[int, Context] = {}
     while True:
         reachable(address, patience)
-        roots = None if authority is None else authority.read_bytes()
-        with http_request_response(address, authority is None, roots, keys, max_wait_time=patience) as link:
+        with http_request_response(address, roots is None, roots, pair, max_wait_time=patience) as link:
             print(f"connected to {address}", flush=True)
             _answer(link, config, app, state)
         print("the SuperLink is gone; waiting for it", flush=True)

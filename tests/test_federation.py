@@ -1,0 +1,232 @@
+"""Real deployments: a SuperLink and nodes as processes of their own, with TLS and tickets, killed and started again.
+
+One deployment serves all tests of this file but the last, which kills the process that owns one.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import fields, replace
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+import fmlab as fm
+
+pytest.importorskip("flwr", reason="needs Flower: the extra nodes, which make test and make federation install")
+
+from fmlab.declare import step_sizes
+from fmlab.nodes import warm
+from fmlab.nodes.commands import main
+from fmlab.nodes.federation import Federation, FederationError, Room, environment, free_port
+from fmlab.nodes.keys import make_room
+from fmlab.nodes.node import run_key
+from fmlab.nodes.plan import gap, make
+from fmlab.nodes.server import Saved
+from fmlab.nodes.wire import load
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="how processes end is written for POSIX; not tried on Windows")
+
+CLIENTS = fm.Sines(n_clients=4, n_validation=2, n_unseen=3, support=4, query=4, test=5)
+NAMES = ("one", "two", "strange")
+HERE = {"one": "0,2", "two": "1,3"}
+MODEL = fm.MLP((1, 8, 8, 1))
+
+
+def small(algorithm):
+    a = algorithm()
+    a = replace(a, **dict.fromkeys(step_sizes(a), 0.01))
+    return replace(a, batch_size=4) if "batch_size" in {f.name for f in fields(a)} else a
+
+
+def plan_of(algorithm, rounds, patience=60.0, **options):
+    options = {"dtype": torch.float64, "model": MODEL} | options
+    return make([small(algorithm)], CLIENTS, rounds=rounds, patience=patience, **options)[0]
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("federation")
+    room = Room(folder / "class", NAMES[:2])
+    with Federation(folder, room=room) as f:
+        f.start_link()
+        for name in NAMES[:2]:
+            f.start_node({"name": name, "clients": HERE[name], "keep": str(folder / "kept" / name)})
+        yield f
+
+
+def saved_of(federation, plan):
+    return Saved.read(load(federation.folder / f"{run_key(plan, 0)}.npz")).state
+
+
+class Story:
+    """The events of a run, as far as they were waited for."""
+
+    def __init__(self, federation):
+        self.federation, self.coming, self.seen = federation, federation.events(100), []
+
+    def until(self, kind, that=lambda e: True):
+        for event in self.coming:
+            self.seen.append(event)
+            if event["event"] == kind and that(event):
+                return event
+        raise AssertionError(f"the run ended before {kind}")
+
+    def of(self, kind):
+        return [e for e in self.seen if e["event"] == kind]
+
+    def history(self, state):
+        """Who took part in each round up to the state's, and (round, client) of what was lost."""
+        self.seen += self.federation.new_events()
+        rounds = [e for e in self.of("round") if e["round"] <= state.round]
+        whos = [e["who"] for e in rounds]
+        if rounds[-1]["round"] < state.round:  # killed after it was saved and before it was said
+            whos.append(state.participants[0].tolist())
+        return whos, [(e["round"] - 1, c) for e in rounds for c in e["lost"]]
+
+
+def test_every_method_is_the_simulation_to_the_last_bit(federation):
+    plans = [plan_of(a, rounds=3, seed=1) for a in fm.ALGORITHMS]
+    federation.submit(plans)
+    done = {}
+    for event in federation.events(120):
+        if event["event"] == "finished":
+            done[event["part"]] = Saved.read(load(Path(event["state"]))).state
+    found = {plan.name: gap(done[i].held, plan.simulation().run().held) for i, plan in enumerate(plans)}
+    assert found == {a.__name__: 0.0 for a in fm.ALGORITHMS}
+
+
+def test_killed_late_and_started_again(federation, replay):
+    """Node two is killed and comes back as it was, then without what its clients kept, is slow, and is well again;
+    then the SuperLink is killed, in memory and with its database. Every run goes on from the saved round, what is lost
+    is said, and the end is what the core's functions give with those who were heard of."""
+    plan = plan_of(fm.Scaffold, rounds=5000, patience=3.0)
+    federation.submit([plan])
+    events = Story(federation)
+    afresh = str(federation.folder / "kept" / "afresh")
+
+    events.until("round", lambda e: e["round"] == 2)
+    federation.kill_node("node1")
+    assert events.until("failed")["clients"] == [1, 3]
+    federation.restart_node("node1")
+    events.until("back")
+    events.until("round", lambda e: 1 in e["who"])
+    assert events.of("lost") == []
+
+    federation.kill_node("node1")
+    events.until("failed")
+    federation.restart_node("node1", keep=afresh)
+    assert events.until("lost")["clients"] == [1, 3]
+
+    federation.kill_node("node1")
+    events.until("failed")
+    federation.restart_node("node1", delay=5.0)  # longer than a round waits
+    events.until("back")
+    assert "no answer" in events.until("failed")["problem"]
+    federation.kill_node("node1")
+    federation.restart_node("node1", delay=None)
+    events.until("round", lambda e: 1 in e["who"])
+
+    federation.kill_link()
+    first = saved_of(federation, plan)
+    whos, lost = events.history(first)
+    assert gap(first.held, replay(plan, whos, lost)) == 0.0
+
+    for database in (False, True):  # the link that is killed in the second turn had one
+        federation.start_link(database=True)
+        before = saved_of(federation, plan).round
+        federation.submit([replace(plan, rounds=before + 500)])
+        events = Story(federation)
+        assert events.until("resumed")["round"] == before
+        events.until("round", lambda e, last=before + 2: e["round"] == last and e["who"] == [0, 1, 2, 3])
+        federation.kill_link()
+        after = saved_of(federation, plan)
+        more, more_lost = events.history(after)
+        whos, lost = whos + more, lost + more_lost
+        assert more_lost == [], database
+        assert gap(after.held, replay(plan, whos, lost)) == 0.0
+
+
+# --- Bad input ------------------------------------------------------------------------------------------------------
+
+
+def test_a_key_that_nobody_knows_is_refused_with_a_sentence(federation, tmp_path):
+    if federation.link is None:
+        federation.start_link()
+    make_room(federation.room.folder, "127.0.0.1", ["strange"])
+    (tmp_path / "mine.csv").write_text("a,y\n1,2\n")
+    ticket = ["--ticket", str(federation.room.ticket("strange")), "--name", "strange", "--data", "mine.csv"]
+    line = [sys.executable, "-m", "fmlab.nodes", "node", "--at", federation.address, *ticket]
+    done = subprocess.run(line, capture_output=True, text=True, env=environment(tmp_path), cwd=tmp_path, timeout=60)
+    assert done.returncode == 1
+    assert "code: 2004" in done.stdout + done.stderr
+
+
+def test_a_port_that_is_taken_is_said_at_once(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(FederationError, match=f"port {port} of .* choose another"):
+            Federation(tmp_path, port=port).start_link()
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (["local", "--nodes", "0"], "nodes = 0 is not a whole number >= 1"),
+        (["local", "--nodes", "3", "--clients", "2"], "clients = 2 are fewer than nodes = 3"),
+        (["node", "--at", "127.0.0.1:1", "--name", "me"], "DATA is missing"),
+        (["node", "--at", "127.0.0.1:1", "--name", "me", "--data", "no.csv"], "no.csv does not exist"),
+    ],
+)
+def test_commands_say_what_is_wrong(line, says, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(line)
+    assert end.value.code == 1
+    assert says in capsys.readouterr().err
+
+
+def test_nothing_answers_at_the_address():
+    port = free_port()
+    with pytest.raises(warm.Unreachable, match=f"nothing answers at 127.0.0.1:{port}"):
+        warm.reachable(f"127.0.0.1:{port}", 0.1)
+
+
+# --- The process that owns the others -------------------------------------------------------------------------------
+
+
+def alive(processes):
+    return [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.parametrize("end", ["its kernel is gone", "kill -9"])
+def test_whatever_ends_the_owner_ends_all(end, tmp_path):
+    line = [sys.executable, "-m", "fmlab.nodes", "local", "--nodes", "1", "--clients", "2", "--rounds", "100000"]
+    owner = subprocess.Popen(
+        [*line, "--algorithm", "FedAvg", "--leash", "--json", "--folder", str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment(tmp_path / "home"),
+    )
+    wanted = "round" if end == "kill -9" else "started"  # with the ServerApp's process and without
+    for text in owner.stdout:
+        if json.loads(text)["event"] == wanted:
+            break
+    family = psutil.Process(owner.pid).children(recursive=True)
+    assert len(family) >= 3
+    if end == "kill -9":
+        owner.kill()
+    else:
+        owner.stdin.close()
+    until = time.monotonic() + 60
+    while alive(family) and time.monotonic() < until:
+        time.sleep(0.2)
+    assert alive(family) == []
+    assert owner.wait(30) == (-9 if end == "kill -9" else 130)
+    owner.stdout.close()
