@@ -1,10 +1,12 @@
-"""Real deployments: a SuperLink and nodes as processes of their own, with TLS and tickets, killed and started again.
+"""Real deployments: a SuperLink and nodes as processes of their own, killed and started again.
 
-One deployment serves all tests of this file but the last, which kills the process that owns one.
+One deployment serves most tests of this file; others have a room with tickets, and an owner that is killed.
 """
 
 import json
 import os
+import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -23,7 +25,7 @@ pytest.importorskip("flwr", reason="needs Flower: the extra nodes, which make te
 from fmlab.declare import step_sizes
 from fmlab.nodes import warm
 from fmlab.nodes.commands import main
-from fmlab.nodes.federation import Federation, FederationError, Room, environment, free_port
+from fmlab.nodes.federation import Federation, FederationError, environment, free_port
 from fmlab.nodes.keys import make_room
 from fmlab.nodes.node import run_key
 from fmlab.nodes.plan import gap, make
@@ -33,14 +35,12 @@ from fmlab.nodes.wire import load
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="how processes end is written for POSIX; not tried on Windows")
 
 CLIENTS = fm.Sines(n_clients=4, n_validation=2, n_unseen=3, support=4, query=4, test=5)
-NAMES = ("one", "two", "strange")
-HERE = {"one": "0,2", "two": "1,3"}
 MODEL = fm.MLP((1, 8, 8, 1))
 
 
 def small(algorithm):
     a = algorithm()
-    a = replace(a, **dict.fromkeys(step_sizes(a), 0.01))
+    a = replace(a, **dict.fromkeys(step_sizes(a), 0.002))
     return replace(a, batch_size=4) if "batch_size" in {f.name for f in fields(a)} else a
 
 
@@ -52,16 +52,20 @@ def plan_of(algorithm, rounds, patience=60.0, **options):
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory):
     folder = tmp_path_factory.mktemp("federation")
-    room = Room(folder / "class", NAMES[:2])
-    with Federation(folder, room=room) as f:
+    with Federation(folder) as f:
         f.start_link()
-        for name in NAMES[:2]:
-            f.start_node({"name": name, "clients": HERE[name], "keep": str(folder / "kept" / name)})
+        for clients in ("0,2", "1,3"):
+            f.start_node({"clients": clients, "keep": str(folder / "kept" / clients)})
         yield f
 
 
 def saved_of(federation, plan):
     return Saved.read(load(federation.folder / f"{run_key(plan, 0)}.npz")).state
+
+
+def two(event):
+    """Whether it is of the second node."""
+    return event["clients"] == [1, 3]
 
 
 class Story:
@@ -105,29 +109,29 @@ def test_killed_late_and_started_again(federation, replay):
     """Node two is killed and comes back as it was, then without what its clients kept, is slow, and is well again;
     then the SuperLink is killed, in memory and with its database. Every run goes on from the saved round, what is lost
     is said, and the end is what the core's functions give with those who were heard of."""
-    plan = plan_of(fm.Scaffold, rounds=5000, patience=3.0)
+    plan = plan_of(fm.Scaffold, rounds=5000, patience=4.0)
     federation.submit([plan])
     events = Story(federation)
     afresh = str(federation.folder / "kept" / "afresh")
 
     events.until("round", lambda e: e["round"] == 2)
     federation.kill_node("node1")
-    assert events.until("failed")["clients"] == [1, 3]
+    events.until("failed", two)
     federation.restart_node("node1")
-    events.until("back")
+    events.until("back", two)
     events.until("round", lambda e: 1 in e["who"])
     assert events.of("lost") == []
 
     federation.kill_node("node1")
-    events.until("failed")
+    events.until("failed", two)
     federation.restart_node("node1", keep=afresh)
     assert events.until("lost")["clients"] == [1, 3]
 
     federation.kill_node("node1")
-    events.until("failed")
-    federation.restart_node("node1", delay=5.0)  # longer than a round waits
-    events.until("back")
-    assert "no answer" in events.until("failed")["problem"]
+    events.until("failed", two)
+    federation.restart_node("node1", delay=6.0)  # longer than a round waits
+    events.until("back", two)
+    assert "no answer" in events.until("failed", two)["problem"]
     federation.kill_node("node1")
     federation.restart_node("node1", delay=None)
     events.until("round", lambda e: 1 in e["who"])
@@ -155,16 +159,49 @@ def test_killed_late_and_started_again(federation, replay):
 # --- Bad input ------------------------------------------------------------------------------------------------------
 
 
-def test_a_key_that_nobody_knows_is_refused_with_a_sentence(federation, tmp_path):
-    if federation.link is None:
-        federation.start_link()
-    make_room(federation.room.folder, "127.0.0.1", ["strange"])
-    (tmp_path / "mine.csv").write_text("a,y\n1,2\n")
-    ticket = ["--ticket", str(federation.room.ticket("strange")), "--name", "strange", "--data", "mine.csv"]
-    line = [sys.executable, "-m", "fmlab.nodes", "node", "--at", federation.address, *ticket]
-    done = subprocess.run(line, capture_output=True, text=True, env=environment(tmp_path), cwd=tmp_path, timeout=60)
-    assert done.returncode == 1
-    assert "code: 2004" in done.stdout + done.stderr
+def command(folder, *line):
+    """A command of a reader's, and where it prints."""
+    folder.mkdir(exist_ok=True)
+    out = (folder / "out.txt").open("wb")
+    line = [sys.executable, "-m", "fmlab.nodes", *line]
+    return subprocess.Popen(line, stdout=out, stderr=subprocess.STDOUT, env=environment(folder), cwd=folder)
+
+
+def waits_for(path, text, seconds=90):
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and text not in path.read_text(errors="replace"):
+        time.sleep(0.1)
+    return path.read_text(errors="replace")
+
+
+def test_a_room_with_tickets(tmp_path):
+    """The link and a student, by their commands; somebody whose ticket the link does not know is told so, and with a
+    ticket of another room nobody gets so far."""
+    port = free_port()
+    rows = "\n".join(f"{i % 7},{i % 3},{i % 5}" for i in range(12))
+    where = ["--host", "127.0.0.1", "--port", str(port), "--names", "alice", "--target", "y", "--features", "a", "b"]
+    link = command(tmp_path / "link", "link", *where, "--rounds", "2", "--algorithm", "FedAvg")
+    students = []
+    try:
+        assert "NAME=alice" in waits_for(tmp_path / "link" / "out.txt", "NAME=alice")
+        make_room(tmp_path / "link" / "class", "127.0.0.1", ["mallory"])  # after the link has heard of its tickets
+        make_room(tmp_path / "other", "127.0.0.1", ["eve"])
+        for name, ticket in (("mallory", "link/class"), ("eve", "other"), ("alice", "link/class")):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "mine.csv").write_text(f"a,b,y\n{rows}\n")
+            shutil.copy(tmp_path / ticket / f"{name}.pem", tmp_path / name)
+            here = ["--at", f"127.0.0.1:{port}", "--name", name, "--data", "mine.csv"]
+            students.append(command(tmp_path / name, "node", *here))
+        assert link.wait(120) == 0
+        said = (tmp_path / "link" / "out.txt").read_text()
+        assert "alice is enrolled" in said
+        assert re.search(r"FedAvg +round 2/2: 1 clients", said)
+        assert "its ticket is not of this room" in waits_for(tmp_path / "mallory" / "out.txt", "ticket")
+        assert "CERTIFICATE_VERIFY_FAILED" in waits_for(tmp_path / "eve" / "out.txt", "VERIFY")
+    finally:
+        for process in (link, *students):
+            process.terminate()
+            process.wait()
 
 
 def test_a_port_that_is_taken_is_said_at_once(tmp_path):

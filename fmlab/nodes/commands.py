@@ -9,6 +9,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from fmlab.nodes.tied import end_with
 
 METHODS = {a.__name__: a for a in fm.ALGORITHMS}
 CLIENTS = {p.__name__: p for p in fm.POPULATIONS}
+REFUSED, MINUTE = "FMLAB_NODE_REFUSED", 75.0  # since when it was; Flower misses a silent node after 60 s
 CLOSE = 1e-9  # a gap above it is a failure; on equal processors it is 0
 
 
@@ -34,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
     local = commands.add_parser("local", help="a SuperLink and nodes on this machine, beside the simulation")
     local.add_argument("--nodes", type=int, default=4, help="nodes to start")
     local.add_argument("--clients", type=int, default=None, help="clients in all; as many as nodes, if left out")
+    local.add_argument("--late", type=int, default=0, help="of the nodes, how many start when they are told to")
     local.add_argument("--population", choices=CLIENTS, default="Sines")
     local.add_argument("--stock", action="store_true", help="Flower's own SuperNodes instead of ones that stay")
     local.add_argument("--leash", action="store_true", help="end with the standard input; commands come on it")
@@ -65,7 +68,7 @@ def _shared(command: argparse.ArgumentParser) -> None:
     command.add_argument("--rounds", type=int, default=3)
     command.add_argument("--algorithm", nargs="+", choices=METHODS, default=["FedMAML"])
     command.add_argument("--clients-per-round", type=int, default=None, help="all, if left out")
-    command.add_argument("--batch-size", type=int, default=4, help="of a local step, where a method takes one")
+    command.add_argument("--batch-size", type=int, default=4, help="of a local step, where a method takes one; 0: all")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--patience", type=float, default=30.0, help="seconds that a round waits for an answer")
     command.add_argument("--folder", type=Path, default=None, help="for states, events and logs")
@@ -96,7 +99,7 @@ def plans_of(given: argparse.Namespace, clients: fm.Population) -> list[Plan]:
 
 def _small_batches(algorithm: fm.Algorithm, size: int) -> fm.Algorithm:
     has = "batch_size" in {f.name for f in fields(algorithm)}
-    changed: dict[str, Any] = {"batch_size": size} if has else {}
+    changed: dict[str, Any] = {"batch_size": size} if has and size else {}
     return replace(algorithm, **changed)
 
 
@@ -108,6 +111,10 @@ def local(given: argparse.Namespace) -> int:
     number = given.clients or given.nodes
     if number < given.nodes:
         raise ValueError(f"clients = {number} are fewer than nodes = {given.nodes}; each node has one or more")
+    if not 0 <= given.late < given.nodes:
+        raise ValueError(
+            f"late = {given.late} is not a whole number from 0 to {given.nodes - 1}: one node has to start"
+        )
     plans = plans_of(given, CLIENTS[given.population](n_clients=number))
     say = (lambda e: print(json.dumps(e), flush=True)) if given.json else Watcher(sys.stdout)
     _stop_when_told()
@@ -121,9 +128,12 @@ def local(given: argparse.Namespace) -> int:
         for i in range(given.nodes):
             keep = str(federation.folder / "kept" / str(i))
             config = {"clients": ",".join(map(str, range(i, number, given.nodes))), "keep": keep}
-            federation.start_node(config, stock=given.stock)
+            if i < given.nodes - given.late:
+                federation.start_node(config, stock=given.stock)
+            else:
+                federation.configs[f"node{i}"] = config
         say({"event": "started", "nodes": given.nodes, "address": federation.address})
-        federation.submit(plans)
+        federation.submit(plans, nodes=given.nodes - given.late)
         states = {}
         for event in federation.events():
             say(event)
@@ -169,12 +179,8 @@ def _obey(federation: Federation, say: Any) -> None:
                 federation.kill_node(command["node"])
                 say({"event": "killed", "node": command["node"]})
             elif command["do"] == "add":
-                name = command.get("node")
-                if name in federation.configs:
-                    federation.restart_node(name)
-                else:
-                    name = federation.start_node(command["config"])
-                say({"event": "added", "node": name})
+                federation.restart_node(command["node"])
+                say({"event": "added", "node": command["node"]})
         except (ValueError, KeyError) as problem:
             say({"event": "misunderstood", "problem": repr(problem)})
     os.kill(os.getpid(), signal.SIGINT)
@@ -212,6 +218,21 @@ def link(given: argparse.Namespace) -> int:
     return 0
 
 
+def _try_again() -> None:
+    """A link takes a node that was killed for one that is there, until it has missed it for a minute. In a process
+    anew, in place of this one. Raises ValueError once that cannot be the reason."""
+    since = float(os.environ.setdefault(REFUSED, str(time.time())))
+    if time.time() > since + MINUTE:
+        raise ValueError("the link does not take this node: its ticket is not of this room, or somebody else has it")
+    print(
+        "The link does not take this node: its ticket is not of this room, or the node was here a moment ago. Trying "
+        "again for a minute.",
+        flush=True,
+    )
+    time.sleep(2)
+    os.execv(sys.executable, [sys.executable, "-m", "fmlab.nodes", *sys.argv[1:]])
+
+
 def node(given: argparse.Namespace) -> int:
     from fmlab.nodes.node import app
     from fmlab.nodes.warm import stay
@@ -229,5 +250,10 @@ def node(given: argparse.Namespace) -> int:
         ticket = ticket or Path(f"{given.name}.pem")
         if not given.data.is_file():
             raise ValueError(f"DATA = {given.data} does not exist")
-    stay(given.at, config, app, ticket=ticket)
-    return 0
+    try:
+        stay(given.at, config, app, ticket=ticket)
+    except SystemExit:  # Flower has said why, and is about to end this process
+        if ticket is None:
+            raise
+        _try_again()
+    return 1

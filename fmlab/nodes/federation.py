@@ -33,7 +33,7 @@ from fmlab.nodes import keys, warm
 from fmlab.nodes.plan import Plan
 
 THIN = Path(__file__).parent / "thin"
-SILENCE = 10.0  # seconds without an event after which the run is looked after
+SILENCE = 30.0  # seconds without an event after which the run is looked after
 LOOK = 0.1
 
 
@@ -207,7 +207,7 @@ class Federation:
 
     # --- Runs ---
 
-    def submit(self, plans: Sequence[Plan], *, nodes: int = 1, wait: float = 60.0) -> None:
+    def submit(self, plans: Sequence[Plan], *, nodes: int = 0, wait: float = 60.0) -> None:
         """Start a run of these plans; from where it stands, where the folder holds such a run."""
         self._runs, self.read = self._runs + 1, 0
         self.progress.unlink(missing_ok=True)

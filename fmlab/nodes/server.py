@@ -79,11 +79,19 @@ class Run:
     """One plan on a grid."""
 
     def __init__(
-        self, plan: Plan, grid: Grid, folder: Path, part: int = 0, say: Say = lambda *_, **__: None, wait: float = 60.0
+        self,
+        plan: Plan,
+        grid: Grid,
+        folder: Path,
+        part: int = 0,
+        say: Say = lambda *_, **__: None,
+        wait: float = 60.0,
+        nodes: int | None = None,
     ) -> None:
         """folder: for the state, and of the run before, where there is one; part: which of several plans it is;
-        wait: seconds to wait for nodes before the run gives up. Raises PlanError where the folder holds another run."""
-        self.plan, self.say, self.wait, self.folder, self.part = plan, say, wait, folder, part
+        wait: seconds to wait for nodes before the run gives up; nodes: how many are enough to begin, None: those who
+        have all clients. Raises PlanError where the folder holds another run."""
+        self.plan, self.say, self.wait, self.nodes = plan, say, wait, nodes
         self.post = Post(grid)
         self.setup = plan.setup()
         self.algorithm = self.setup.spread(plan.algorithm)
@@ -154,10 +162,11 @@ class Run:
         return None if isinstance(self.plan.clients, Files) else score(self.plan, self.setup, self.state.held)
 
     def _gather(self) -> None:
-        """Wait until all clients are here, or those who are here have been alone for as long as a round waits."""
+        """Wait until all clients are here, or enough nodes, or those who are here have been alone for as long as a
+        round waits."""
         until = time.monotonic() + self.wait
         alone: float | None = None
-        while len(self.roster.clients) < self.plan.number:
+        while len(self.roster.clients) < self.plan.number and not self._enough():
             if self.roster.clients:
                 alone = time.monotonic() if alone is None else alone
                 if time.monotonic() > alone + self.plan.patience:
@@ -168,6 +177,10 @@ class Run:
                 raise self._nobody()
             self._listen()
         self.say("ready", clients=self.roster.clients, method=self.plan.name)
+
+    def _enough(self) -> bool:
+        here = sum(node.state == "here" for node in self.roster.nodes.values())
+        return self.nodes is not None and here >= self.nodes
 
     def _nobody(self) -> Nobody:
         there = len(self.roster.nodes)
@@ -409,7 +422,7 @@ def teller(path: Path, also: Callable[[str], None] | None = None) -> Say:
 
 def main(grid: Grid, context: Context) -> None:
     """Run configuration: ``plans``, a JSON list of plans that run one after another; ``folder`` for states; the file
-    of ``events``; ``nodes``, how many files there have to be; ``wait``, seconds for them."""
+    of ``events``; ``nodes``, how many there have to be, 0: all; ``wait``, seconds for them."""
     end_with(os.getppid())  # Flower's process of a ServerApp may outlive its SuperLink, waiting for ever
     look_often()
     config = context.run_config
@@ -420,14 +433,16 @@ def main(grid: Grid, context: Context) -> None:
     try:
         for part, text in enumerate(json.loads(str(config["plans"]))):
             plan = known(Plan.read(text), grid, folder, part, config, say)
-            run = Run(plan, grid, folder, part, say, float(config["wait"]))
+            enough = int(config["nodes"]) or None
+            run = Run(plan, grid, folder, part, say, float(config["wait"]), enough)
             for state in run.rounds():
                 if isinstance(plan.clients, Files):
                     say("judged", round=state.round, method=plan.name, losses=list(run.judge().values()))
             say("finished", part=part, method=plan.name, round=run.state.round, state=str(run.path))
         say("done")
-    except (ValueError, Nobody) as problem:
-        say("error", problem=str(problem))
+    except Exception as problem:
+        expected = isinstance(problem, (ValueError, OSError, Nobody))
+        say("error", problem=str(problem) if expected else repr(problem))
         raise
 
 
