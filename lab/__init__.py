@@ -11,6 +11,7 @@ _HOME = {
     "check": "lab.lessons.teaching",
     "doctor": "lab.install.checkup",
     "drift": "lab.lessons.drifting",
+    "federation": "lab.panel.realnodes",
     "heterogeneity": "lab.panel.panels",
     "inner_steps": "lab.panel.panels",
     "one_client": "lab.panel.panels",
@@ -19,7 +20,18 @@ _HOME = {
     "report": "lab.lessons.teaching",
 }
 
-__all__ = ["check", "doctor", "drift", "heterogeneity", "inner_steps", "one_client", "playground", "predict", "report"]
+__all__ = [
+    "check",
+    "doctor",
+    "drift",
+    "federation",
+    "heterogeneity",
+    "inner_steps",
+    "one_client",
+    "playground",
+    "predict",
+    "report",
+]
 
 
 def __getattr__(name: str) -> Any:
