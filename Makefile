@@ -1,6 +1,8 @@
 # Every target makes or updates .venv first; that takes about a second when there is nothing to do.
 PYTHON ?= python3
 ARGS ?=
+# Files of tests that run at a time. Each worker takes one core and up to 2 GB.
+WORKERS ?= 2
 
 # One thread for torch, as in the notebooks: see tools/installing.py. The benchmarks choose for themselves.
 lab app federation node test notebooks: export OMP_NUM_THREADS ?= 1
@@ -42,7 +44,7 @@ node: ##       join a room with a file of one's own (AT=192.168.1.10:8000 NAME=a
 
 test: ##       run all tests: units, notebooks, and a browser where Chromium is found
 	@$(PYTHON) tools/install.py test nodes
-	$(RUN) -m pytest --nbval tests notebooks $(ARGS)
+	$(RUN) -m pytest --nbval -n $(WORKERS) --dist loadfile tests notebooks $(ARGS)
 
 check: ##      check format, lint (notebooks too) and the types of fmlab
 	@$(PYTHON) tools/install.py dev

@@ -6,6 +6,7 @@ from fmlab.algorithms import Algorithm as Algorithm
 from fmlab.compare import compare as compare
 from fmlab.compare import stream as stream
 from fmlab.declare import sweep as sweep
+from fmlab.declare import validated as validated
 from fmlab.gradients import grad as grad
 from fmlab.gradients import meta_grad as meta_grad
 from fmlab.interrupt import interrupted as interrupted
@@ -20,6 +21,7 @@ from fmlab.optimisers import Adam as Adam
 from fmlab.optimisers import Yogi as Yogi
 from fmlab.populations import *  # noqa: F403
 from fmlab.populations import POPULATIONS as POPULATIONS
+from fmlab.populations import SCENARIOS as SCENARIOS
 from fmlab.populations import Population as Population
 from fmlab.populations.collection import DataError as DataError
 from fmlab.populations.collection import Decided as Decided

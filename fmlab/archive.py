@@ -37,15 +37,15 @@ from torch import Tensor
 
 from fmlab import npy
 from fmlab.algorithms import ALGORITHMS
-from fmlab.declare import Sweep
+from fmlab.declare import Sweep, Validated
 from fmlab.models import MLP
 from fmlab.optimisers import OPTIMISERS
-from fmlab.populations import NEED_DATA, POPULATIONS, Omniglot
+from fmlab.populations import NEED_DATA, POPULATIONS, SCENARIOS, Omniglot
 from fmlab.populations.collection import Collection, Rows
 from fmlab.populations.omniglot_files import OmniglotError
 from fmlab.populations.quadratics import Point
 
-FORMAT = 1
+FORMAT = 2
 MAX_CONFIG = 2**26  # bytes of config.json
 LEFT_OVER = 3600.0  # seconds after which what a killed save left is removed by the next
 _TENSORS = re.compile(r"tensors-[0-9a-f]{16}\.npz")
@@ -75,7 +75,7 @@ def name_of(kind: type[Any]) -> str:
     return f"{kind.__module__}:{kind.__qualname__}"
 
 
-KINDS: tuple[type[Any], ...] = (*ALGORITHMS, *POPULATIONS, *NEED_DATA, *OPTIMISERS, MLP, Point)
+KINDS: tuple[type[Any], ...] = (*ALGORITHMS, *POPULATIONS, *SCENARIOS, *NEED_DATA, *OPTIMISERS, MLP, Point)
 CLASSES = {name_of(kind): kind for kind in KINDS}
 
 
@@ -183,6 +183,8 @@ def encode(value: Any) -> Any:
         return {"dict": [[encode(k), encode(v)] for k, v in value.items()]}
     if isinstance(value, Sweep):
         return {"sweep": [encode(v) for v in value.values]}
+    if isinstance(value, Validated):
+        return {"validated": encode(value.centre)}
     if isinstance(value, torch.dtype):
         return {"dtype": str(value).removeprefix("torch.")}
     if isinstance(value, torch.device):
@@ -485,6 +487,8 @@ def decode(value: Any, known: dict[str, type[Any]], where: str) -> Any:
             return {decode(k, known, where): decode(v, known, f"{where}.{k}") for k, v in inner}
         if tag == "sweep" and isinstance(inner, list) and inner:
             return Sweep(tuple(decode(v, known, where) for v in inner))
+        if tag == "validated" and isinstance(found := decode(inner, known, where), float):
+            return Validated(found)
         if tag == "dtype" and isinstance(found := getattr(torch, str(inner), None), torch.dtype):
             return found
         if tag == "device" and isinstance(inner, str):

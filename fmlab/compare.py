@@ -34,7 +34,7 @@ def compare(
     *,
     rounds: int = 300,
     seeds: int | Sequence[int] = 3,
-    clients_per_round: int = 25,
+    clients_per_round: int | None = None,
     steps: int = 5,
     evaluations: int | Sequence[int] = 10,
     model: Model | None = None,
@@ -54,7 +54,7 @@ def compare(
         rounds: communication rounds, >= 1.
         seeds: how many (0, 1, ...), or the seeds themselves; each draws its own clients and initial model; at
             most 10,000.
-        clients_per_round: clients that take part in a round, at most ``clients.n_clients``.
+        clients_per_round: clients that take part in a round, at most ``clients.n_clients``; None: 25, or all of fewer.
         steps: adaptation steps on the support set of an unseen client, >= 1.
         evaluations: how often the learning curves are taken, evenly over the rounds (and once before training), or
             the rounds themselves, from 0 to the last.

@@ -35,7 +35,7 @@ class Hyper:
     log: bool  # its natural scale is logarithmic
     optional: bool  # takes None too; of a step size it stands for the recorded value
     sweepable: bool  # False where the value decides a tensor's shape
-    step_size: str = ""  # "training" or "adaptation" where it is one: the search looks for it
+    step_size: str = ""  # "training", "adaptation" or "server" where it is one: the search looks for it
 
     def range(self) -> str:
         kind = "a whole number" if self.whole else "a number"
@@ -87,6 +87,27 @@ def sweep(*values: float) -> Any:
 
 
 @dataclass(frozen=True)
+class Validated:
+    """An adaptation step size that is chosen at every evaluation; made by ``validated``."""
+
+    centre: float
+
+    @property
+    def candidates(self) -> tuple[float, ...]:
+        """In rising order."""
+        return tuple(self.centre * factor for factor in (0.25, 0.5, 1.0, 2.0))
+
+    def __repr__(self) -> str:
+        return f"validated({self.centre!r})"
+
+
+def validated(centre: float) -> Any:
+    """In place of an adaptation step size: a quarter, a half, once or twice ``centre``, whichever the validation
+    clients of a run score best with, see ``fmlab.adaptation``. ``FedMAML(adapt_lr=validated(0.02))``."""
+    return Validated(centre)
+
+
+@dataclass(frozen=True)
 class Declared:
     """Base of algorithms, populations and server optimisers: checks every declared field when it is made."""
 
@@ -116,6 +137,9 @@ def _check(name: str, value: Any, h: Hyper) -> None:
             _check(name, v, h)
         return
     if value is None and h.optional:
+        return
+    if isinstance(value, Validated) and h.step_size == "adaptation":
+        _check(name, value.centre, h)
         return
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not number or not math.isfinite(value) or (h.whole and value != int(value)):

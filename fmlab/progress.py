@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fmlab.adaptation import settled
 from fmlab.algorithms import Algorithm
 from fmlab.declare import lanes, sweep_length
 from fmlab.engine import State, Store
@@ -27,11 +28,11 @@ class Lane:
     def advance(self) -> None:
         self.state = next(self._states)
 
-    def scores(self) -> Scores:
-        setup = self.setup
-        return evaluate(
-            self.setup.spread(self.algorithm), setup.objective, self.state.held, setup.unseen, setup.config["steps"]
-        )
+    def scores(self) -> tuple[Scores, Tensor | None]:
+        """On unseen clients, and the adaptation step sizes (R,) that they take."""
+        setup, held = self.setup, self.state.held
+        algorithm, chosen = settled(setup, self.algorithm, held)
+        return evaluate(algorithm, setup.objective, held, setup.unseen, setup.config["steps"]), chosen
 
     def personal(self) -> Scores | None:
         setup = self.setup
@@ -81,11 +82,12 @@ class Progress:
         clients keep is handed over."""
         setup, n_seeds = self.setup, len(self.setup.config["seeds"])
         found: dict[str, dict[str, Tensor]] = {kind: {} for kind in (*SERIES, "adaptation", "accuracy", "diverged")}
-        found |= {"personal": {}, "personal_accuracy": {}}
+        found |= {"personal": {}, "personal_accuracy": {}, "adapt_lr": {}}
         for name, own_lanes in self.lanes.items():
             swept = sweep_length(setup.algorithms[name])
             shape = (swept, n_seeds) if swept > 1 else (n_seeds,)
-            scores = [lane.scores() for lane in own_lanes]
+            scores, chosen = zip(*(lane.scores() for lane in own_lanes), strict=True)
+            _put(found, name, "adapt_lr", shape, list(chosen))
             _put(found, name, "adaptation", shape, [s.loss for s in scores])
             _put(found, name, "accuracy", shape, [s.accuracy for s in scores])
             _put(found, name, "diverged", shape, [lane.state.diverged for lane in own_lanes])

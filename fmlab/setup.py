@@ -21,11 +21,12 @@ from fmlab.objective import Empirical, Objective, Scored
 from fmlab.optimisers import Optimiser
 from fmlab.populations import Population
 from fmlab.randomness import generator
+from fmlab.report import FLOWN
 
 DEFAULTS: dict[str, Any] = {
     "rounds": 300,
     "seeds": 3,
-    "clients_per_round": 25,
+    "clients_per_round": None,
     "steps": 5,
     "evaluations": 10,
     "model": None,
@@ -39,6 +40,7 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
+USUAL = 25  # clients a round, where nothing is said
 MOST_SEEDS = 10_000
 MISFITS = (RuntimeError, IndexError, TypeError, ValueError, AssertionError)  # what a forward pass may raise
 
@@ -107,6 +109,14 @@ class Setup:
         """Loss and accuracy (S, N) on unseen clients of the predictor that learns nothing; None where there is none."""
         with torch.no_grad():
             return self.objective.trivial(*self.unseen.everyone())
+
+    @cached_property
+    def useless(self) -> float:
+        """FLOWN times the validation clients' mean loss of the fresh models: what is above flew away."""
+        fresh = self.start[:, None].expand(-1, self.validation.number, -1)
+        with torch.no_grad():
+            ((loss, _),) = self.objective.scores([fresh], self.validation.everyone()[1])
+        return FLOWN * float(loss.mean())
 
     def spread(self, algorithm: Algorithm) -> Algorithm:
         """The algorithm with its sweeps spread over the runs, as rounds and scoring take it."""
@@ -186,6 +196,8 @@ def prepare(algorithms: Iterable[Algorithm] | Mapping[str, Algorithm], clients: 
         )
     _check_model(config["model"])
     config["evaluations"] = _evaluations(config["evaluations"], config["rounds"])
+    if config["clients_per_round"] is None:
+        config["clients_per_round"] = min(USUAL, clients.n_clients)
     for name in ("rounds", "clients_per_round", "steps", "evaluations"):
         value = config[name]
         if not _whole(value) and not (name == "evaluations" and isinstance(value, tuple)):

@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fmlab import archive
+from fmlab import archive, newcomer
+from fmlab.adaptation import adapts_by, using
+from fmlab.algorithms import Algorithm
+from fmlab.baselines import LOCAL_STEPS, baselines
 from fmlab.data import Clients, Tree
-from fmlab.declare import lanes, pick, step_sizes, sweep_length
+from fmlab.declare import Sweep, Validated, lanes, pick, step_sizes, sweep_length
 from fmlab.engine import State
 from fmlab.evaluation import Scores, evaluate
 from fmlab.populations import Population
@@ -24,9 +27,6 @@ from fmlab.setup import Setup, prepare
 if TYPE_CHECKING:
     import pandas
 
-# Step sizes of local-only training. 0.05 and 0.1 are left out: on sines they stand at the edge of divergence, where the
-# end depends on the last digit of every number.
-LOCAL_STEPS, LOCAL_GRID = 100, (0.005, 0.02, 0.5)
 SERIES = ("learning", "learning_accuracy", "bytes_up", "bytes_down", "gradient_evaluations")  # one entry an evaluation
 ByMethod = dict[str, Tensor]
 
@@ -40,6 +40,8 @@ class Study:
     learning:              (seeds, evaluations, steps + 1) mean loss of the unseen clients, at ``rounds``
     personal:              (seeds, N) query loss of participating clients' own models, for methods that have them, at
                            the end of a run, on fresh query examples; personal_accuracy: the same for classification
+    adapt_lr:              (seeds,) the adaptation step size that unseen clients take, for methods that have one: as
+                           given, or chosen on validation clients
     bytes_up, bytes_down, gradient_evaluations: ([values,] evaluations) so far in one run, all clients together
     diverged:              (seeds,) the round at which the server's or a kept model stopped being finite, -1: never
     states, kept:          by method, one for each part that trains as a batch: where the run stands, and what clients
@@ -54,6 +56,7 @@ class Study:
     learning_accuracy: ByMethod
     personal: ByMethod
     personal_accuracy: ByMethod
+    adapt_lr: ByMethod
     bytes_up: ByMethod
     bytes_down: ByMethod
     gradient_evaluations: ByMethod
@@ -107,8 +110,11 @@ class Study:
         setup, scores = self.setup, {}
         for name, algorithm in setup.algorithms.items():
             parts = []
-            for one, state in zip(lanes(algorithm), self.states[name], strict=True):
-                parts.append(evaluate(setup.spread(one), setup.objective, state.held, setup.participating, self.steps))
+            runs = [len(state.diverged) for state in self.states[name]]
+            chosen = self.adapt_lr[name].flatten().split(runs) if name in self.adapt_lr else [None] * len(runs)
+            for one, state, own in zip(lanes(algorithm), self.states[name], chosen, strict=True):
+                taken = using(setup.spread(one), own)
+                parts.append(evaluate(taken, setup.objective, state.held, setup.participating, self.steps))
             hits = [p.accuracy for p in parts if p.accuracy is not None]
             scores[name] = Scores(torch.cat([p.loss for p in parts]), torch.cat(hits) if hits else None)
         return scores
@@ -156,6 +162,18 @@ class Study:
     def baseline_accuracy(self) -> ByMethod:
         return {name: hits for name, (_, hits) in self._baselines.items() if hits is not None}
 
+    def server(self, name: str, seed: int = 0, value: int = 0) -> Tree:
+        """What the server of one run holds (1, 1, .)."""
+        swept = sweep_length(self.setup.algorithms[name]) > 1
+        return {k: (t[value, seed] if swept else t[seed])[None] for k, t in self.held[name].items()}
+
+    def method(self, name: str, seed: int = 0, value: int = 0) -> Algorithm:
+        """The method as one run has it: of a sweep one value, and the adaptation step size that was chosen."""
+        algorithm, chosen = self.setup.algorithms[name], self.adapt_lr.get(name)
+        if chosen is not None:
+            chosen = (chosen[value, seed] if sweep_length(algorithm) > 1 else chosen[seed])[None]
+        return using(pick(algorithm, value), chosen)
+
     @torch.no_grad()
     def adapted(self, name: str, seed: int = 0, client: int = 0, value: int = 0) -> Tensor:
         """(steps + 1, P) models of one unseen client after 0..steps adaptation steps.
@@ -170,17 +188,26 @@ class Study:
         for what, place, n in zip(("seed", "client", "value"), (seed, client, value), counts, strict=True):
             if place not in range(n):
                 raise IndexError(f"{what} = {place!r} is not a whole number from 0 to {n - 1}")
-        swept = sweep_length(algorithm) > 1
-        held = {k: (t[value, seed] if swept else t[seed])[None] for k, t in self.held[name].items()}
+        held = self.server(name, seed, value)
         ids = torch.tensor([[client]] * len(self.setup.config["seeds"]), device=self.unseen.sizes.device)
         support = self.unseen.take(ids)[0].map(lambda t: t[seed : seed + 1])
-        one = pick(algorithm, value)
+        one = self.method(name, seed, value)
         models = one.adapt(one.objective(self.setup.objective), held, support, self.steps)
         return torch.stack([m[0, 0] for m in models])
 
     @torch.no_grad()
-    def predict(self, name: str, x: Tensor, seed: int = 0, client: int = 0, value: int = 0) -> Tensor:
-        """x (n, d...) -> predictions (steps + 1, n, outputs) of one unseen client's models after 0..steps steps."""
+    def predict(
+        self, name: str, x: Any, seed: int = 0, client: int = 0, value: int = 0, *, support: Any = None
+    ) -> Tensor:
+        """x (n, d...) -> predictions (steps + 1, n, outputs) of one unseen client's models after 0..steps steps.
+
+        Of a study on a table x may be rows as the table had them, a frame or a file, of a client that it did not hold.
+        ``support``: rows of his with the target, which the model adapts on; None: predictions before adaptation alone
+        (1, n, outputs). Numbers come in the target's own units; of classes they are logits, in the order of
+        ``population.rows.classes``.
+        """
+        if not isinstance(x, Tensor):
+            return newcomer.predict(self, name, x, support, seed, value)
         w = self.adapted(name, seed, client, value)[None]
         f = self.setup.algorithms[name].objective(self.setup.objective)
         return f.predict(w, x.to(w)[None, None].expand(1, w.shape[1], *x.shape))[0]
@@ -249,26 +276,6 @@ def load(folder: str | Path, *, classes: Sequence[type[Any]] = (), **given: Any)
             study = _fold(setup, tensors)
             _check(study)
     return study
-
-
-@torch.no_grad()
-def baselines(setup: Setup, between: Callable[[], object] = lambda: None) -> dict[str, tuple[Tensor, Tensor | None]]:
-    """Loss and accuracy on unseen clients of the trivial predictor, where there is one, and of local-only training:
-    LOCAL_STEPS gradient steps from a fresh model on the support set, the step size validated."""
-    f = setup.objective
-    found = {} if setup.trivial is None else {"trivial": setup.trivial}
-
-    def local(clients: Clients, lr: float) -> tuple[Tensor, Tensor | None]:
-        support, query = clients.everyone()
-        w = setup.start[:, None].expand(-1, clients.number, -1)
-        for _ in range(LOCAL_STEPS // 10):
-            between()
-            w = f.descend(w, support, lr, 10)
-        return next(f.scores([w], query))
-
-    losses = [local(setup.validation, lr)[0].mean().nan_to_num(float("inf")).item() for lr in LOCAL_GRID]
-    found["local only"] = local(setup.unseen, LOCAL_GRID[losses.index(min(losses))])
-    return found
 
 
 METHODS = [f.name for f in fields(Study) if f.type == "ByMethod"]
@@ -396,6 +403,7 @@ def _check(study: Study) -> None:
                 raise ValueError(f"{kind}/{i} ({name}) counts, and holds {counted.tolist()}")
         if not torch.equal(torch.cat([s.diverged for s in study.states[name]]), study.diverged[name].flatten()):
             raise ValueError(f"diverged/{i} ({name}) is not what states/{i} holds")
+        _check_adaptation(study, i, name)
         for k, (state, kept) in enumerate(zip(study.states[name], study.kept[name], strict=True)):  # type: ignore[index]
             where = f"states/{i}/{k} ({name})"
             if state.round != last or state.up < 0 or state.down < 0:
@@ -408,3 +416,16 @@ def _check(study: Study) -> None:
             for part, t in (*state.held.items(), *kept.items()):
                 if not t[well].isfinite().all():
                     raise ValueError(f"{where}: {part} is not finite where diverged says that it is")
+
+
+def _check_adaptation(study: Study, place: int, name: str) -> None:
+    """The adaptation step sizes that a study holds are those that its config gives or lets choose from."""
+    algorithm = study.setup.algorithms[name]
+    if (field_ := adapts_by(algorithm)) is None:
+        return
+    value, held = getattr(algorithm, field_), study.adapt_lr[name]
+    allowed = (
+        value.candidates if isinstance(value, Validated) else value.values if isinstance(value, Sweep) else [value]
+    )
+    if not torch.isin(held, held.new_tensor(allowed)).all():
+        raise ValueError(f"adapt_lr/{place} ({name}) holds {held.tolist()}, and the config allows {list(allowed)}")

@@ -225,6 +225,60 @@ def test_no_page_names_another_host(app):
         assert re.findall(r"""(?:href|src)=["'](?:https?:)?//""", page) == []
 
 
+LESSON = """## Findings
+
+We see [another](other.ipynb).
+
+## Exercises
+
+### Exercise 1"""
+
+
+@pytest.fixture
+def lessons(tmp_path):
+    """Two lessons beside the page."""
+    for name, text in (("other", LESSON), ("last", "## The last")):
+        cells = [nbformat.v4.new_markdown_cell(text), nbformat.v4.new_code_cell("print('an exercise' if 1 else 0)")]
+        cells.append(nbformat.v4.new_markdown_cell("## What to take away"))
+        notebook = nbformat.v4.new_notebook(cells=cells)
+        notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        nbformat.write(notebook, tmp_path / f"{name}.ipynb")
+
+
+def test_links_between_lessons_work_and_exercises_are_left_out(app, lessons):
+    server = app("--room=9")
+    status, page = server.get("/other.ipynb")
+    assert status == 200
+    assert 'href="other.ipynb"' in page
+    assert "a cell to write in" in page
+    assert "Exercise 1" not in page
+    assert "an exercise" not in page
+    assert "What to take away" in page
+    assert "an exercise" in server.get("/last.ipynb")[1]
+    for gone in ("/none.ipynb", "/../page.ipynb", "/panel/none"):
+        assert server.get(gone)[0] in (403, 404), gone
+
+
+def test_a_panel_has_a_page_of_its_own_and_the_address_sets_it(app):
+    server = app("--room=9", "--alone=drift", cells=["print('of the', 'notebook')"])
+    status, page = server.get("/panel/one_client?heterogeneity=0.5&rounds=10&seeds=1&shots=99&colour=red")
+    assert status == 200
+    assert page.count("fmlab panel: one client") == 1
+    assert "of the notebook" not in page
+    assert "The address asks for shots = 99, which is left out" in page
+    assert "The address asks for colour = red" in page
+    assert "heterogeneity =" not in page
+    assert "fmlab panel: client drift" in server.get("/?theme=dark")[1]
+    assert "theme-dark" in server.get("/?theme=dark")[1]
+
+
+def test_the_panels_of_the_page_are_those_of_the_lab(module):
+    import lab
+
+    made = {name for name in lab.__all__ if lab._HOME[name] in ("lab.panel.panels", "lab.lessons.drifting")}
+    assert {*module.PANELS} == made
+
+
 @pytest.fixture
 def module(tool):
     return tool("app")

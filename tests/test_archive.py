@@ -120,7 +120,7 @@ def test_an_interrupted_study_is_read_before_its_first_evaluation(tmp_path):
         same(ours, fm.load(tmp_path))
 
 
-@pytest.mark.parametrize("population", [*fm.POPULATIONS], ids=lambda p: p.__name__)
+@pytest.mark.parametrize("population", [*fm.POPULATIONS, *fm.SCENARIOS], ids=lambda p: p.__name__)
 def test_a_population_draws_as_many_clients_as_it_says(population):
     """So that the shapes of a study follow from its setting, without the clients."""
     clients = population(n_clients=4, n_validation=2, n_unseen=3)
@@ -284,7 +284,7 @@ def field(head, name, value):
         (lambda h: h.update(methods=["Ditto", "FedAvg"]), r'methods = \["Ditto", "FedAvg"\], but'),
         (lambda h: h["config"].pop("dropout"), "config"),
         (lambda h: h.update(fmlab="9.0"), 'fmlab = "9.0"'),
-        (lambda h: h.update(format=2, fmlab="9.0"), r"format = 2, .* reads format 1; .* by fmlab '9\.0': update fmlab"),
+        (lambda h: h.update(format=3, fmlab="9.0"), r"format = 3, .* reads format 2; .* by fmlab '9\.0': update fmlab"),
         (lambda h: h.update(format=True), "format = True"),
         (lambda h: h.pop("format"), "no format number"),
         (lambda h: h.update(config=[]), r"config = \[\] is not what"),

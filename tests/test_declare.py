@@ -100,13 +100,13 @@ def test_a_sweeps_repr_is_how_it_was_made():
     assert repr(fm.sweep(0.1, 2)) == "sweep(0.1, 2)"
 
 
-DECLARED = [*fm.ALGORITHMS, *fm.POPULATIONS, fm.SGD, fm.Adam, fm.Yogi]
+DECLARED = [*fm.ALGORITHMS, *fm.POPULATIONS, *fm.SCENARIOS, fm.SGD, fm.Adam, fm.Yogi]
 
 
 @pytest.mark.parametrize("cls", DECLARED)
 def test_every_number_is_declared_with_symbol_range_and_phrase(cls):
     for f in fields(cls):
-        if f.name in ("server", "model", "root"):
+        if f.name in ("server", "model", "root", "source"):
             continue
         h = f.metadata.get("hyper")
         if h is None:

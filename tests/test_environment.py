@@ -4,6 +4,7 @@ conda-forge is not asked: what is compared is the two files.
 """
 
 import copy
+import json
 import tomllib
 from pathlib import Path
 
@@ -99,3 +100,11 @@ def test_another_bound_is_found(bound):
     conda = copy.deepcopy(CONDA)
     conda["dependencies"] = [*without(conda["dependencies"], "numpy"), bound]
     assert set(differences(PROJECT, conda)) == {"numpy"}
+
+
+def test_jupyterlabs_extension_is_where_it_says():
+    for package in (ROOT / "share/jupyter/labextensions").glob("*/package.json"):
+        said = json.loads(package.read_text())
+        assert said["name"] == package.parent.name
+        code = (package.parent / said["jupyterlab"]["_build"]["load"]).read_text()
+        assert f"(window._JUPYTERLAB ??= {{}}).{said['name']} =" in code

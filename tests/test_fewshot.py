@@ -194,7 +194,7 @@ def test_images(population):
     images = population.bank().images
     assert images.min() >= 0
     assert images.max() <= 1
-    assert images.flatten(1).amax(1).min() > 0.5  # none is empty
+    assert images.flatten(1).amax(1).min() > 0.3  # none is empty
     assert population.bank() is population.bank()
     assert torch.equal(images, replace(population, n_clients=7).bank().images)
 
@@ -220,8 +220,19 @@ def test_glyphs_are_seeded_and_writers_unlike():
     own = bank.images[bank.training[0]].flatten(2)
     within = (own - own.mean(1, keepdim=True)).norm(dim=-1).mean()
     between = torch.pdist(own.mean(1)).mean()
-    assert between > within > 0
+    assert between > within / 2 > 0  # means of twelve drawings are unlike; their own noise is within / 3.5
     assert torch.pdist(own.mean(1)).min() > 0.2  # no character stands twice
+
+
+def test_comparing_pixels_goes_so_far_and_no_further():
+    """The nearest mean of the raw pixels, 5 characters, 5 examples of each: something is left to learn."""
+    shares = []
+    for seed in range(3):
+        support, query = fm.Glyphs(shots=5, skew=0.0).draw("unseen", seed).everyone()
+        of = torch.nn.functional.one_hot(support.y[0], 5).to(support.x)
+        means = torch.einsum("cnk,cnd->ckd", of, support.x[0].flatten(2)) / of.sum(1)[..., None]
+        shares.append((torch.cdist(query.x[0].flatten(2), means).argmin(-1) == query.y[0]).to(means).mean())
+    assert all(0.70 < share < 0.85 for share in shares)
 
 
 def test_unseen_alphabets_and_writers():
@@ -287,4 +298,7 @@ def test_meta_learning_wins_where_clients_differ():
 
 def test_averaging_holds_its_own_where_clients_are_alike():
     population = fm.Glyphs(n_clients=300, heterogeneity=0.0)
-    assert accuracy_after_one_step(population, fm.FedAvg(lr=0.2, adapt_lr=0.01), 60).min() > 0.95
+    averaged = accuracy_after_one_step(population, fm.FedAvg(lr=0.2, adapt_lr=0.01), 60)
+    meta = accuracy_after_one_step(population, fm.FedMAML(inner_lr=1.0, adapt_lr=0.01), 60)
+    assert averaged.min() > 0.85
+    assert (averaged > meta - 0.03).all()

@@ -17,20 +17,21 @@ GOLDEN = json.loads(Path(__file__).with_name("golden.json").read_text())
 SMALL = {"n_clients": 8, "n_validation": 2, "n_unseen": 6}
 CLIENTS = {"Sines uniform": fm.Sines(**SMALL), "Synthetic size": fm.Synthetic(**SMALL)}
 FINE, WHOLE = {"adapt_lr": 0.01}, {"batch_size": 10**6}
+ADAM = {"server": fm.Adam(lr=0.01)}
 LOCAL = {"local_steps": 3, "lr": 0.02} | FINE
 METHODS = {
     "LocalOnly": fm.LocalOnly(local_steps=3, lr=0.02),
     "FedAvg": fm.FedAvg(**LOCAL),
-    "FedAvg Adam": fm.FedAvg(**LOCAL, server=fm.Adam()),
+    "FedAvg Adam": fm.FedAvg(**LOCAL, **ADAM),
     "FedProx": fm.FedProx(mu=0.5, **LOCAL),
     "FedReptile": fm.FedReptile(epsilon=0.5, **LOCAL),
-    "FedMAML": fm.FedMAML(inner_steps=2, inner_lr=0.02, **FINE),
-    "FOMAML": fm.FedMAML(inner_steps=2, inner_lr=0.02, first_order=True, **FINE),
-    "FedMetaSGD": fm.FedMetaSGD(inner_steps=2, inner_lr=0.01),
+    "FedMAML": fm.FedMAML(inner_steps=2, inner_lr=0.02, **FINE, **ADAM),
+    "FOMAML": fm.FedMAML(inner_steps=2, inner_lr=0.02, first_order=True, **FINE, **ADAM),
+    "FedMetaSGD": fm.FedMetaSGD(inner_steps=2, inner_lr=0.01, **ADAM),
     "PerFedAvg FO": fm.PerFedAvg(inner_lr=0.01, **LOCAL, **WHOLE),
     "PerFedAvg HF": fm.PerFedAvg(variant="HF", inner_lr=0.01, **LOCAL, **WHOLE),
     "PFedMe": fm.PFedMe(lam=2.0, local_rounds=2, inner_steps=2, inner_lr=0.01, lr=0.05, **FINE),
-    "sweep": fm.FedMAML(inner_steps=2, inner_lr=fm.sweep(0.01, 0.02), **FINE),
+    "sweep": fm.FedMAML(inner_steps=2, inner_lr=fm.sweep(0.01, 0.02), **FINE, **ADAM),
 }
 
 

@@ -14,7 +14,7 @@ import fmlab as fm
 
 pytest.importorskip("flwr", reason="needs Flower: the extra nodes, which make test and make federation install")
 
-from fmlab.declare import step_sizes
+from fmlab.declare import Validated, step_sizes
 from fmlab.engine import answers, in_turn
 from fmlab.nodes import node as client
 from fmlab.nodes import plan as plans
@@ -116,9 +116,17 @@ def test_a_plan_is_what_was_written(population):
     assert Plan.read(plan.text()) == plan
 
 
-def test_step_sizes_are_numbers_in_a_plan():
-    (plan,) = make([fm.FedMAML()], CLIENTS, rounds=1)
-    assert all(isinstance(getattr(plan.algorithm, f), float) for f in step_sizes(plan.algorithm))
+def test_step_sizes_are_numbers_in_a_plan_and_that_of_adaptation_is_chosen_as_in_a_comparison(tmp_path):
+    (plan,) = make([fm.FedMAML()], CLIENTS, rounds=1, dtype=torch.float64)
+    assert all(isinstance(getattr(plan.algorithm, f), float) for f in step_sizes(plan.algorithm, ("training",)))
+    plan = Plan.read(plan.text())
+    assert isinstance(plan.algorithm.adapt_lr, Validated)
+    _, events, _ = run(plan, ONE_EACH, tmp_path)
+    study = fm.compare([fm.FedMAML()], CLIENTS, rounds=1, seeds=1, clients_per_round=5, dtype=torch.float64)
+    (loss,) = (e["loss"] for e in events.of("round"))
+    assert loss == pytest.approx(float(study.adaptation["FedMAML"][..., -1].mean()), rel=1e-12)
+    with pytest.raises(PlanError, match=r"adapt_lr = validated\(.*\) is chosen on validation clients"):
+        replace(plan, clients=FORM).check()
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ LINES = 12
 PANELS = {"playground", "heterogeneity", "inner_steps", "one_client", "drift"}
 MACHINE = re.compile(r"(?<![\w.~}>])/(?:work|opt|root|home|Users|tmp|mnt|var)/\w|[A-Z]:\\+Users")
 WARNING = re.compile(r"\b\w*Warning\b|\bdeprecated\b", re.IGNORECASE)
+COLLAPSED = "jp-MarkdownHeadingCollapsed"  # JupyterLab's name for a section that shows as its title
+PICTURE = re.compile(r"base64,[^\"]*")
 IN_TEXT = (
     "**Goals**",
     "**Time**",
@@ -58,7 +60,7 @@ def lab_calls(notebook, name=None):
 def output_faults(number, cell):
     for output in cell.outputs:
         text = "".join(str(v) for k, v in output.get("data", {}).items() if not k.startswith("image/"))
-        text += output.get("text", "")
+        text = PICTURE.sub("", text) + output.get("text", "")
         if output.output_type == "error":
             yield f"cell {number} failed: {output.ename}"
         if output.get("name") == "stderr":
@@ -180,6 +182,24 @@ def test_what_make_notebooks_stores():
     assert notebook.metadata.language_info == {"name": "python"}
 
 
+@pytest.mark.parametrize(
+    ("source", "folded"),
+    [
+        ("picture = style.figure(2)\npicture", True),
+        ("fig = figure()\nfig", True),
+        ("def draw(ax, K):\n    ax.plot(K)", True),
+        ("figures = 3\nprint(figures)", False),
+        ("def one_round(w):\n    return w.mean(0)", False),
+        ("lab.playground()", False),
+    ],
+)
+def test_only_cells_that_draw_are_folded(source, folded):
+    """Whatever else the author wrote there stays."""
+    cell = new_code_cell(source, metadata={"jupyter": {"source_hidden": not folded, "outputs_hidden": True}})
+    (cell,) = TOOL.tidy(new_notebook(cells=[cell])).cells
+    assert cell.metadata.jupyter == {"outputs_hidden": True} | ({"source_hidden": True} if folded else {})
+
+
 def test_one_text_however_the_kernel_cut_it():
     pieces = [new_output("stream", name=n, text=t) for n, t in (("stdout", "a"), ("stdout", "b\n"), ("stderr", "c"))]
     (cell,) = TOOL.tidy(new_notebook(cells=[new_code_cell("x", outputs=[*pieces, show("d"), show("e")])])).cells
@@ -206,6 +226,23 @@ def test_lesson_has_its_parts(lesson):
     assert [part for part in IN_TEXT if part not in text] == []
     assert any(lab_calls(lesson, "predict"))
     assert lesson.cells[0].source.startswith("# ")
+
+
+def test_a_prediction_is_answered_further_down(lesson):
+    """And what gives the answer away is folded: outputs, or the section that has them."""
+    calls = [[c.func.attr for c in method_calls(cell)] for cell in code_cells(lesson)]
+    asked = next(i for i, names in enumerate(calls) if "predict" in names)
+    answered = next(i for i, names in enumerate(calls) if "answer" in names)
+    assert asked < answered
+    cells = lesson.cells[
+        lesson.cells.index(code_cells(lesson)[asked]) : lesson.cells.index(code_cells(lesson)[answered])
+    ]
+    assert any(c.metadata.get("jupyter", {}).get("outputs_hidden") or c.metadata.get(COLLAPSED) for c in cells)
+
+
+def method_calls(cell):
+    calls = [node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.Call)]
+    return [c for c in calls if isinstance(c.func, ast.Attribute)]
 
 
 def checked(lesson):
@@ -255,9 +292,22 @@ def test_panels_can_be_seen_without_a_kernel(notebook):
         assert any("image/png" in output.get("data", {}) for output in cell.outputs), cell.source
 
 
+def test_cells_that_draw_are_folded_and_no_others(notebook):
+    for cell in code_cells(notebook):
+        assert cell.metadata.get("jupyter", {}).get("source_hidden", False) == TOOL.draws(cell.source), cell.source
+
+
+def test_figures_have_words_for_who_cannot_see_them(notebook):
+    for cell in code_cells(notebook):
+        for output in cell.outputs:
+            if "image/png" in output.get("data", {}):
+                assert re.match('<img alt="[^"]{15,}" src=', output.data["text/html"]), cell.source
+
+
 def test_figures_have_words_beside_them(notebook):
-    """A figure's cell prints what it shows, or text follows it."""
-    for cell, after in zip(notebook.cells, [*notebook.cells[1:], None], strict=True):
+    """A figure's cell prints what it shows, or text follows it; the answer to a prediction may stand between."""
+    cells = [c for c in notebook.cells if c.cell_type == "markdown" or "guess.answer(" not in c.source]
+    for cell, after in zip(cells, [*cells[1:], None], strict=True):
         if cell.cell_type == "code" and any("image/png" in o.get("data", {}) for o in cell.outputs):
             printed = any(o.get("name") == "stdout" for o in cell.outputs)
             assert printed or (after is not None and after.cell_type == "markdown"), cell.source

@@ -270,7 +270,7 @@ def test_a_whole_run_is_the_plain_loop(train, algorithm):
     population = fm.Sines(n_clients=5, n_validation=2, n_unseen=2)
     state, setup = train(algorithm, population, 4)
     server = module((1, 40, 40, 1), setup.start[0])
-    adam = torch.optim.Adam(server.parameters(), lr=algorithm.server.lr)
+    adam = torch.optim.Adam(server.parameters(), lr=algorithm.server.rate)
     maml = isinstance(algorithm, fm.FedMAML)
     optimiser = adam if maml else torch.optim.SGD(server.parameters(), lr=1.0)
     slow = fedmaml if maml else fedavg

@@ -12,14 +12,15 @@ from fmlab.data import Examples
 from fmlab.engine import rounds
 from fmlab.gradients import autograd, autograd_linearize, meta_grad
 from fmlab.optimisers import SGD
-from fmlab.populations import POPULATIONS
+from fmlab.populations import POPULATIONS, SCENARIOS
+from fmlab.populations.collection import Collection
 from fmlab.populations.fewshot import FewShot
 
 SPLITS = ("training", "participating", "validation", "unseen")
 SMALL = {"n_clients": 6, "n_validation": 4, "n_unseen": 5}
 
 
-@pytest.fixture(params=POPULATIONS, ids=lambda p: p.__name__)
+@pytest.fixture(params=[*POPULATIONS, *SCENARIOS], ids=lambda p: p.__name__)
 def population(request):
     return request.param(**SMALL)
 
@@ -61,10 +62,16 @@ def test_a_draw_is_a_function_of_the_seed(population, split):
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_a_client_does_not_depend_on_how_many_there_are(population, split):
-    more = replace(population, n_clients=11, n_validation=9, n_unseen=7)
-    n = population.count(split)
-    for a, b in zip(tensors(population.draw(split, 2)), tensors(more.draw(split, 2)), strict=True):
-        assert torch.equal(a, b[:, :n])
+    """Of real clients there are only so many: more unseen ones leave others for validation, and training clients give
+    the units."""
+    n, real = population.count(split), isinstance(population, Collection)
+    grown = {"n_clients": 8, "n_unseen": 6 if split == "unseen" else 5}
+    more = replace(population, **(grown if real else {"n_clients": 11, "n_validation": 9, "n_unseen": 7}))
+    for part in ("support", "query"):
+        a, b = (getattr(p.draw(split, 2), part) for p in (population, more))
+        for name in ("x", "weight") if real else ("x", "y", "weight"):
+            assert torch.equal(getattr(a, name), getattr(b, name)[:, :n, : a.weight.shape[2]]), name
+    assert torch.equal(population.draw(split, 2).sizes, more.draw(split, 2).sizes[:, :n])
 
 
 def test_splits_differ_and_participating_clients_keep_their_support_set(population):

@@ -112,7 +112,20 @@ def test_a_report_of_nothing_names_every_exercise(capsys):
     said = capsys.readouterr().out
     assert all(f"[ ] {name}\n" in said for name in names())
     assert all(lesson in said for lesson in exercises.LESSONS)
-    assert "Guesses" not in said
+    assert "0 predictions made" in said
+
+
+def test_a_report_has_the_predictions_and_what_was_measured(folder, capsys):
+    for question, choice in (("Which?", "this"), ("How many?", "two"), ("Why?", "because")):
+        records.record.keep_guess(question, choice)
+    records.record.keep_measured("Which?", "that")
+    records.record.keep_measured("How many?", "two")
+    report()
+    said = capsys.readouterr().out
+    assert "3 predictions made, 2 compared with what was measured: 1 alike\n" in said
+    assert "  Which?\n      guessed:  this\n      measured: that\n" in said
+    assert said.count("measured: ") == 3
+    assert Record(folder / records.NAME).read()["measured"] == {"Which?": "that", "How many?": "two"}
 
 
 def test_the_record_outlives_the_kernel_and_takes_others_in(folder):
@@ -130,7 +143,7 @@ def test_the_record_outlives_the_kernel_and_takes_others_in(folder):
 def test_a_broken_record_is_an_empty_one(folder, text):
     (folder / records.NAME).write_text(text)
     found = Record(folder / records.NAME)
-    assert found.read() == {"guesses": {}, "solved": {}}
+    assert found.read() == {"guesses": {}, "measured": {}, "solved": {}}
     found.keep_guess("Which?", "this")
     assert Record(folder / records.NAME).guess("Which?") == "this"
 

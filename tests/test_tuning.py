@@ -19,6 +19,9 @@ class Mine(fm.Sines):
     """A population of a reader's own."""
 
 
+KEY = tuning.cache_key(Mine(), fm.FedAvg())
+
+
 @pytest.fixture
 def empty(monkeypatch, tmp_path):
     monkeypatch.setenv("FMLAB_CACHE", str(tmp_path / "cache"))
@@ -38,11 +41,13 @@ def fill(algorithm, clients):
 def test_a_coarse_search_is_made_once_and_says_so(empty):
     with pytest.warns(Searched, match=r"no step size is recorded for FedAvg on Mine; .* found lr=.*, adapt_lr="):
         first = fill(fm.FedAvg(), Mine(**SMALL))
-    assert None not in (first.lr, first.adapt_lr)
-    assert list(json.loads(empty.read_text())) == [cache.key(Mine, fm.FedAvg)]
+    assert first.lr in tuning.COARSE
+    assert first.adapt_lr.centre in tuning.COARSE
+    assert first.server == fm.SGD(), "the plain mean is no open question"
+    assert list(json.loads(empty.read_text())) == [KEY]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        again = fill(fm.FedAvg(local_steps=2), Mine(**SMALL, heterogeneity=0.3))
+        again = fill(fm.FedAvg(local_steps=4), Mine(**SMALL, heterogeneity=0.3))
         assert (again.lr, again.adapt_lr) == (first.lr, first.adapt_lr)
         assert fill(fm.FedAvg(lr=0.3), Mine(**SMALL)).lr == 0.3
 
@@ -50,10 +55,10 @@ def test_a_coarse_search_is_made_once_and_says_so(empty):
 @pytest.mark.parametrize("spoiled", ["{", "[]", '{"%s": {"lr": "a"}}', '{"%s": {"lr": 0.1}}'])
 def test_a_damaged_cache_is_searched_anew(empty, spoiled):
     empty.parent.mkdir()
-    empty.write_text(spoiled.replace("%s", cache.key(Mine, fm.FedAvg)))
+    empty.write_text(spoiled.replace("%s", KEY))
     with pytest.warns(Searched):
         fill(fm.FedAvg(), Mine(**SMALL))
-    assert set(cache.get(cache.key(Mine, fm.FedAvg))) == {"lr", "adapt_lr"}
+    assert set(cache.get(KEY)) == {"lr", "adapt_lr", "server"}
 
 
 def test_a_folder_that_cannot_be_written_is_no_error(monkeypatch, tmp_path):
@@ -76,6 +81,52 @@ def test_the_key_follows_the_code():
 
 def test_what_is_recorded_needs_no_search(empty):
     for population, methods in RECORDED.items():
-        for method in methods:
-            fill(getattr(fm, method)(), getattr(fm, population)(**SMALL))
+        for method, servers in methods.items():
+            cls, first = getattr(fm, method.removesuffix(", first order")), method.endswith("first order")
+            for server in servers:
+                given = {"first_order": True} if first else {}
+                if tuning.has_server(cls):
+                    given["server"] = getattr(fm, server)()
+                fill(cls(**given), getattr(fm, population)(**SMALL))
     assert not empty.exists()
+
+
+def test_more_steps_take_the_step_size_of_the_next_number_above(monkeypatch):
+    by_number = {str(n): {"lr": 1.0 / n, "adapt_lr": 0.1 * n, "server": 0.01 * n} for n in (1, 3, 10)}
+    monkeypatch.setattr(tuning, "RECORDED", {"Sines": {"FedAvg": {"Adam": by_number}}})
+    for asked, taken in ((1, 1), (2, 3), (3, 3), (4, 10), (10, 10), (25, 10)):
+        a = fill(fm.FedAvg(local_steps=asked, server=fm.Adam()), fm.Sines(**SMALL))
+        assert (a.lr, a.adapt_lr, a.server) == (1 / taken, fm.validated(0.1 * taken), fm.Adam(lr=0.01 * taken))
+    given = fill(fm.FedAvg(lr=0.3, adapt_lr=0.2, server=fm.Adam(lr=0.5)), fm.Sines(**SMALL))
+    assert (given.lr, given.adapt_lr, given.server) == (0.3, 0.2, fm.Adam(lr=0.5))
+    other = fill(fm.FedAvg(local_steps=3), fm.Sines(**SMALL))  # nothing is recorded with the plain mean
+    assert (other.lr, other.server) == (1 / 3, fm.SGD())
+    swept = fill(fm.FedAvg(local_steps=fm.sweep(1, 4), server=fm.Adam()), fm.Sines(**SMALL))
+    assert (swept.lr, swept.server) == (fm.sweep(1.0, 0.1), fm.Adam(lr=fm.sweep(0.01, 0.1)))
+
+
+@pytest.mark.parametrize("k", [1, 2])
+def test_first_order_has_step_sizes_of_its_own(monkeypatch, k):
+    methods = {m: {"Adam": {"1": {"inner_lr": lr, "adapt_lr": 1, "server": 0.1}}}
+               for m, lr in (("FedMAML", 0.5), ("FedMAML, first order", 0.25))}  # fmt: skip
+    monkeypatch.setattr(tuning, "RECORDED", {"Sines": methods})
+    for first_order, lr in ((False, 0.5), (True, 0.25)):
+        assert fill(fm.FedMAML(inner_steps=k, first_order=first_order), fm.Sines(**SMALL)).inner_lr == lr
+
+
+def test_a_step_size_whose_larger_neighbour_fails_is_not_taken():
+    methods = [fm.FedAvg(lr=lr) for lr in (0.1, 0.2, 0.5)]
+
+    def best(*scores):
+        return tuning.best_of(((s, i, methods[i]) for i, s in enumerate(scores)), useless=10.0)[0].lr
+
+    assert best(3.0, 2.0, 4.0) == 0.2
+    assert best(3.0, 2.0, 14.0) == 0.1
+    assert best(3.0, 2.0, 1.0) == 0.5, "nothing is known beyond the last"
+    assert best(13.0, 12.0, 14.0) == 0.2, "the best of all where none can be used"
+
+
+def test_tune_searches_the_servers_step_size_too():
+    setup = prepare([fm.FedMAML(), fm.FedAvg()], fm.Sines(**SMALL), rounds=3, seeds=1)
+    for a in tuning.tuned(setup).algorithms.values():
+        assert a.server.lr in [factor * a.server.usual for factor in tuning.FACTORS]

@@ -1,13 +1,20 @@
 """Voila as `make app` runs it: one kernel for each open page, and no more pages than the machine has memory for.
 
-python tools/app.py notebook.ipynb [--room=N] [Voila's own options]
+python tools/app.py notebook.ipynb [--alone=panel] [--room=N] [Voila's own options]
 
 Beside Voila 0.5 itself:
 
+- all lessons beside the notebook are served, so that their links work: /04_heterogeneity.ipynb. Exercises, which need a
+  cell to write in, are left out, and what gives away the answer to a prediction waits until there is a guess;
+- a panel has a page of its own that runs no lesson: /panel/heterogeneity. With --alone=heterogeneity it is the first;
+- the address sets what a panel starts from, and its look: ?heterogeneity=0.5&theme=dark&size=projector
+  (lab/panel/address.py);
 - a kernel ends with its page: at the page's goodbye, or where none came (a lost network, a request that is no
   browser's), once no page has been connected to it for half a minute and no cell of it runs;
 - --room=N: how many kernels there are at most. A visitor for whom there is none left reads so;
 - a connection to a kernel must speak the protocol that Voila can read: any other hangs Voila 0.5.13 for everybody;
+- a page whose kernel ended (a laptop that slept, a server that was stopped) is marked as such, so that its panels can
+  say so: Voila itself says nothing;
 - nothing is fetched from another host: style sheets that Voila's templates name elsewhere are left out. Voila's own
   files bring the same icons along;
 - where --ip is not this machine alone, a token is asked for.
@@ -22,16 +29,19 @@ from pathlib import Path
 from typing import ClassVar
 
 import jinja2
+import parts
 import psutil
 from jupyter_core.utils import ensure_async
 from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from tornado.ioloop import IOLoop
 from tornado.web import Finish, HTTPError
-from traitlets import Integer, default
+from traitlets import Integer, Unicode, default
 from voila.app import Voila
 from voila.tornado.handler import TornadoVoilaHandler
 from voila.tornado.kernel_websocket_handler import VoilaKernelWebsocketHandler
 
+PANELS = ("playground", "heterogeneity", "inner_steps", "one_client", "drift")
 KERNEL = 450e6  # bytes that one lesson's kernel takes
 PROTOCOL = "v1.kernel.websocket.jupyter.org"
 AT_HOME = ("localhost", "127.0.0.1", "::1")
@@ -48,9 +58,38 @@ def memory():
     return free
 
 
+# A page has one kernel, and no connection to it is open for so long only where it ended or cannot be reached.
+WATCH = """<script>
+{
+  const Plain = window.WebSocket;
+  let open = 0, timer;
+  const look = change => {
+    open += change;
+    clearTimeout(timer);
+    if (open) delete document.documentElement.dataset.fmlabKernel;
+    else timer = setTimeout(() => document.documentElement.dataset.fmlabKernel = "gone", 3000);
+  };
+  window.WebSocket = class extends Plain {
+    constructor(...given) {
+      super(...given);
+      this.addEventListener("open", () => {
+        look(1);
+        this.addEventListener("close", () => look(-1));
+      });
+    }
+  };
+}
+</script>"""
+
+
 def at_home(page):
     """Without the style sheets and scripts of other hosts."""
     return ELSEWHERE.sub("", page)
+
+
+def watched(page):
+    """With the watch over its kernel, before any other script."""
+    return page.replace("<head>", f"<head>{WATCH}", 1)
 
 
 class AtHome(jinja2.BaseLoader):
@@ -125,9 +164,18 @@ class Page(TornadoVoilaHandler):
     """The page, or the one that says that there is no room."""
 
     visit = None
+    panel = None  # the panel that is shown alone
 
     async def get(self, path=None):
-        if self.notebook_path and path:  # a file beside the notebook
+        if not path:
+            self.panel = self.settings["alone"]
+        elif path.startswith("panel/"):
+            self.panel, path = path.removeprefix("panel/"), None
+            if self.panel not in PANELS:
+                raise HTTPError(404, f"there is no panel {self.panel!r}; there are: {', '.join(PANELS)}")
+        elif path.endswith(".ipynb") and await ensure_async(self.contents_manager.file_exists(path)):
+            self.notebook_path, path = path, None
+        else:  # a file beside the notebook
             await super().get(path=path)
             return
         if self.current_user is not None and self.kernel_manager.full():
@@ -152,7 +200,7 @@ class Page(TornadoVoilaHandler):
     def write(self, chunk):
         if self.visit is not None and self.visit.gone:
             raise Finish
-        super().write(at_home(chunk) if isinstance(chunk, str) else chunk)
+        super().write(watched(at_home(chunk)) if isinstance(chunk, str) else chunk)
 
     def say_full(self):
         kernels = self.kernel_manager
@@ -173,8 +221,9 @@ class Channels(VoilaKernelWebsocketHandler):
 
 class App(Voila):
     room = Integer(config=True, help="How many pages may be open at once; each has a kernel of its own.")
+    alone = Unicode("", config=True, help="The panel that is shown alone, in place of the notebook.")
     classes: ClassVar = [*Voila.classes, Kernels]
-    aliases: ClassVar = {**Voila.aliases, "room": "App.room", "ip": "Voila.ip"}
+    aliases: ClassVar = {**Voila.aliases, "room": "App.room", "alone": "App.alone", "ip": "Voila.ip"}
 
     @default("room")
     def _room(self):
@@ -182,11 +231,14 @@ class App(Voila):
 
     def initialize(self, argv=None):
         super().initialize(argv)
+        if self.alone and self.alone not in PANELS:
+            sys.exit(f"fmlab: --alone={self.alone} names no panel; name one of: {', '.join(PANELS)}")
         if self.room < 1:
             sys.exit(f"fmlab: --room={self.room} is not a whole number >= 1: how many pages may be open at once")
         if self.ip not in AT_HOME and not self.token:
             self.token, self.auto_token = None, True
         self.voila_configuration.multi_kernel_manager_class = Kernels
+        self.voila_configuration.prelaunch_hook = arranged
         print(f"Up to {self.room} pages may be open at once (some 450 MB each; --room=N sets another number).")
 
     def init_settings(self):
@@ -195,12 +247,40 @@ class App(Voila):
         templates = settings["voila_jinja2_env"]
         templates.loader = AtHome(templates.loader)
         # A connection that no longer answers is closed, so that its kernel can end.
-        return {**settings, "ws_ping_interval": 10_000, "ws_ping_timeout": 10_000}
+        return {**settings, "alone": self.alone, "ws_ping_interval": 10_000, "ws_ping_timeout": 10_000}
 
     def init_handlers(self):
         ours = {TornadoVoilaHandler: Page, VoilaKernelWebsocketHandler: Channels}
         return [(path, ours.get(handler, handler), *more) for path, handler, *more in super().init_handlers()]
 
+
+def arranged(page, notebook, cwd):
+    """What is run and shown for this request: the lesson without what needs a cell to write in, or a panel alone."""
+    if page.panel:
+        cells = [new_code_cell(f"import lab\n\nlab.{page.panel}()")]
+        notebook = new_notebook(cells=cells, metadata=notebook.metadata)
+    else:
+        notebook = parts.tagged(parts.without_exercises(notebook, EXERCISES))
+    large = page.get_argument("size", "") == "projector"
+    notebook.cells.insert(0, new_markdown_cell(STYLE + PROJECTOR * large))
+    return notebook
+
+
+EXERCISES = "They need a cell to write in: `make lab` opens this lesson as a notebook, with its exercises."
+
+# Lines that can be read; the answer to a prediction waits for a guess.
+STYLE = """<style>
+#rendered_cells > div > * { max-width: 1140px; margin: 0 auto; }
+#rendered_cells .jp-RenderedMarkdown > :is(p, ul, ol, details) { max-width: 46em; }
+#rendered_cells:has(.fmlab-projector) > div > * { max-width: none; }
+body:has(.fmlab-commit:not(.mod-active)) .celltag_answer > * { display: none; }
+body:has(.fmlab-commit:not(.mod-active)) .celltag_answer::before { display: block; padding: 2px 10px;
+  font-style: italic; content: "Shown once you have committed to a guess."; }
+@media (max-width: 640px) { #rendered_cells .jp-Cell { padding-left: 2px; padding-right: 2px; } }
+</style>"""
+PROJECTOR = """<style>
+#rendered_cells .jp-RenderedMarkdown, #rendered_cells .jp-OutputArea-output pre { font-size: clamp(18px, 1.5vw, 36px); }
+</style>"""
 
 FULL = """<!DOCTYPE html>
 <html lang="en">

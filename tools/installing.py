@@ -43,7 +43,7 @@ def fingerprint(root):
     """Changes whenever an installed environment may no longer be what this checkout asks for."""
     digest = hashlib.sha256(b"locked" if lockfile.locked() else b"")
     files = [root / "pyproject.toml", root / "tools" / "installing.py", *sorted((root / "lock").glob("*.txt"))]
-    files += sorted((root / "share").rglob("*.json"))
+    files += sorted(file for file in (root / "share").rglob("*") if file.is_file())
     # Which packages exist is part of it: the editable install maps each by name.
     files += [p for p in (root / "fmlab" / "__init__.py", root / "lab" / "__init__.py") if p.exists()]
     for file in files:

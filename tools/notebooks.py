@@ -7,6 +7,7 @@ reference to a widget that is gone, no times, no version of Python. A digest of 
 the outputs, so that a test can tell when a cell was edited after it was run.
 """
 
+import ast
 import hashlib
 import os
 import sys
@@ -35,6 +36,8 @@ def tidy(notebook):
     notebook.metadata = nbformat.from_dict({**METADATA, "fmlab": {"executed": digest(notebook)}})
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
+        if cell.cell_type == "code":
+            fold(cell)
         if "outputs" in cell:
             cell.outputs = joined(cell.outputs)
         for output in cell.get("outputs", []):
@@ -43,6 +46,23 @@ def tidy(notebook):
             if len(data) > 1:
                 data.pop(WIDGET, None)
     return notebook
+
+
+def fold(cell):
+    """JupyterLab shows a cell that only draws as a line to click on: what is drawn is the lesson, how is not."""
+    jupyter = {k: v for k, v in cell.metadata.pop("jupyter", {}).items() if k != "source_hidden"}
+    if draws(cell.source):
+        jupyter["source_hidden"] = True
+    if jupyter:
+        cell.metadata["jupyter"] = jupyter
+
+
+def draws(source):
+    """Whether a cell makes a figure or draws on axes."""
+    calls = [node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    names = {getattr(f, "attr", getattr(f, "id", "")) for f in calls}
+    owners = {f.value.id for f in calls if isinstance(f, ast.Attribute) and isinstance(f.value, ast.Name)}
+    return "figure" in names or "ax" in owners
 
 
 def joined(outputs):

@@ -3,6 +3,7 @@
 python tools/start.py lab|app [notebook] [options for JupyterLab or Voila]
 
 python tools/start.py app playground --room=12
+python tools/start.py app panel/heterogeneity
 """
 
 import os
@@ -71,8 +72,15 @@ def choose_notebook(args):
     return f"{FOLDER}/{found[0]}.ipynb", args[1:]
 
 
+def choose_panel(kind, args):
+    """The arguments with a panel's own page, "panel/name", as the option that it is."""
+    if kind == "app" and args and args[0].startswith("panel/"):
+        return [f"--alone={args[0].removeprefix('panel/')}", *args[1:]]
+    return args
+
+
 def command(kind, args):
-    notebook, args = choose_notebook(args)
+    notebook, args = choose_notebook(choose_panel(kind, args))
     options = choose_port(kind, args)
     if without_display():
         options.append("--no-browser")

@@ -21,7 +21,8 @@ def step_size(symbol: str, text: str) -> Any:
 
 
 def adaptation(symbol: str, text: str) -> Any:
-    """Of adaptation to an unseen client, which takes no training to choose. None as in ``step_size``."""
+    """Of adaptation to an unseen client, which takes no training to choose. None: ``validated`` around the recorded
+    one, so that it suits the clients that are there."""
     return _step_size(symbol, text, "adaptation")
 
 

@@ -25,7 +25,7 @@ from fmlab.optimisers import SGD, Optimiser
 @dataclass(frozen=True)
 class LocalOnly(Algorithm):
     local_steps: int = fields.local_steps()
-    lr: float = fields.adaptation("η", "step size, on unseen clients too")
+    lr: float = fields.step_size("η", "step size, on unseen clients too")
     batch_size: int | None = fields.batch_size()
     server: ClassVar[Optimiser] = SGD()  # no choice here: it is never asked to step
 

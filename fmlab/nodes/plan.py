@@ -4,7 +4,8 @@
     Plan.read(plan.text()) == plan
     plan.simulation()  # the same run in the batch, to compare with
 
-Step sizes are numbers by then, so that all count with the same; and a plan names fmlab's version, since the nodes run
+Step sizes are numbers by then, so that all count with the same; that of adaptation may be ``validated``, since the
+server has the validation clients. A plan names fmlab's version, since the nodes run
 the code that is installed on them. Only fmlab's own classes, and those that the reader names, are made from it.
 """
 
@@ -20,9 +21,10 @@ import torch
 from torch import Tensor
 
 from fmlab import archive
+from fmlab.adaptation import settled
 from fmlab.algorithms import Algorithm
 from fmlab.data import Tree
-from fmlab.declare import sweeps
+from fmlab.declare import Validated, step_sizes, sweeps
 from fmlab.engine import State, Store
 from fmlab.evaluation import evaluate
 from fmlab.models import Model
@@ -119,6 +121,12 @@ class Plan:
             raise PlanError(
                 f"{self.name} is swept ({', '.join(swept)}); nodes train one setting: give a plan for each value"
             )
+        chosen = [f for f in step_sizes(self.algorithm) if isinstance(getattr(self.algorithm, f), Validated)]
+        if chosen and isinstance(self.clients, Files):
+            raise PlanError(
+                f"{chosen[0]} = {getattr(self.algorithm, chosen[0])!r} is chosen on validation clients, and a plan for "
+                "files has none; give a number"
+            )
         if not (isinstance(self.patience, (int, float)) and 0 < self.patience < math.inf):
             raise PlanError(f"patience = {self.patience!r} is not a number of seconds > 0")
         if not isinstance(self.transforms, tuple) or not all(callable(t) for t in self.transforms):
@@ -162,8 +170,9 @@ class Simulation:
 
 
 def score(plan: Plan, setup: Setup, held: Tree) -> float:
-    """Mean query loss of unseen clients after all adaptation steps."""
-    found = evaluate(plan.algorithm, setup.objective, held, setup.unseen, plan.steps)
+    """Mean query loss of unseen clients after all adaptation steps, of the size that validation clients choose."""
+    algorithm, _ = settled(setup, plan.algorithm, held)
+    found = evaluate(algorithm, setup.objective, held, setup.unseen, plan.steps)
     return float(found.loss[..., -1].mean())
 
 

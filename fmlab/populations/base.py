@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +21,16 @@ from fmlab.declare import Declared, hyper
 from fmlab.models import Model
 from fmlab.objective import Objective
 from fmlab.populations.difference import Difference, of_labels, of_numbers
+
+
+class Labels(NamedTuple):
+    """What to call an input and what is to be predicted, with units, and the classes where they have names. A target in
+    these units is middle + unit * y, where ``y_scale`` = (middle, unit)."""
+
+    x: str = "input x"
+    y: str = "output y"
+    classes: tuple[str, ...] = ()
+    y_scale: tuple[float, float] = (0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -56,6 +67,10 @@ class Population(Declared, ABC):
         who = torch.arange(clients.number)[:, None]
         parts = [(e.y[0], who.expand(e.weight.shape[1:]), e.weight[0] > 0) for e in (clients.support, clients.query)]
         return torch.cat([y[real] for y, _, real in parts]), torch.cat([c[real] for _, c, real in parts])
+
+    def labels(self) -> Labels:
+        """For pictures and words."""
+        return Labels()
 
     def fingerprint(self) -> str:
         """What else than its class tells the data apart, for what is kept about it; "" where there is nothing."""

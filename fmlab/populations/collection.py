@@ -26,10 +26,14 @@ from __future__ import annotations
 import hashlib
 import warnings
 from abc import abstractmethod
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,7 +42,7 @@ from fmlab.declare import choice, hyper
 from fmlab.losses import CrossEntropy, SquaredError
 from fmlab.models import MLP, Model
 from fmlab.objective import Empirical
-from fmlab.populations.base import Population
+from fmlab.populations.base import Labels, Population
 from fmlab.randomness import fraction, number, numbered, scattered, shuffled
 
 CHUNK = 2**22  # numbers that statistics take at once
@@ -65,6 +69,9 @@ class Rows:
     plain: Tensor | None = field(default=None, repr=False)  # bool (d,): columns of 0 and 1, which keep their scale
     time: Tensor | None = field(default=None, repr=False)  # (rows,) int64, the order in time
     read: tuple[Any, ...] = field(default=(), repr=False)  # the options it was read with
+    form: tuple[Any, ...] = field(default=(), repr=False)  # of a table: how its columns became x
+    group: Tensor | None = field(default=None, repr=False)  # (N,) int64: clients that belong together, see ``_who``
+    origin: str = field(default="", repr=False)  # the file or folder it was read from, where there is one
 
     def __repr__(self) -> str:
         return f"Rows({len(self.y)} examples of {len(self.names)} clients, sha256 {self.sha256[:12]}...)"
@@ -73,7 +80,7 @@ class Rows:
     def sha256(self) -> str:
         """Of everything in it."""
         digest = hashlib.sha256()
-        for t in (self.x, self.y, self.counts, self.plain, self.time):
+        for t in (self.x, self.y, self.counts, self.plain, self.time, self.group):
             if t is None:
                 continue
             digest.update(f"{t.dtype} {tuple(t.shape)}".encode())
@@ -158,7 +165,8 @@ class Collection(Population):
         self.check_options()
         if not isinstance(self.source, Rows):
             rows, decided = self.read()
-            object.__setattr__(self, "source", rows)
+            origin = str(self.source) if isinstance(self.source, (str, Path)) else ""
+            object.__setattr__(self, "source", replace(rows, origin=origin))
             if decided:
                 warnings.warn(f"fm.{type(self).__name__}: {'; '.join(decided)}", Decided, stacklevel=3)
         super().__post_init__()
@@ -205,6 +213,19 @@ class Collection(Population):
         in the target's own units, squared."""
         return _moments(self.rows.y, self._used(seed, self._order(seed)))
 
+    def labels(self) -> Labels:
+        rows, unit = self.rows, " (standardised)" * self.standardise
+        x = rows.columns[0] if len(rows.columns) == 1 else "input x"
+        return Labels(x + unit, "output y" + unit, rows.classes)
+
+    def standardised(self, x: Tensor, seed: int) -> Tensor:
+        """Inputs (n, d...) as a model of this seed takes them."""
+        if not self.standardise:
+            return x
+        mean, spread = self._standard(self._used(seed, self._order(seed)))
+        scaled: Tensor = (x - mean) / spread
+        return scaled.nan_to_num(0.0, torch.inf, -torch.inf)
+
     def fingerprint(self) -> str:
         return self.rows.sha256[:12]
 
@@ -222,10 +243,27 @@ class Collection(Population):
         return Empirical(model or self.model(), CrossEntropy() if self.rows.labels else SquaredError())
 
     def _who(self, split: str, seed: int) -> Tensor:
-        """(N,) which clients: training ones from the front of the order, so that more of them change no other part."""
-        order, n = shuffled(len(self.rows.names), "clients of a split", seed), self.count(split)
-        skip = {"unseen": 0, "validation": self.n_unseen}.get(split)
-        return order[:n] if skip is None else order.flip(0)[skip : skip + n]
+        """(N,) which clients: training ones from the front of the order, so that more of them change no other part.
+        Where clients have a group, groups are shuffled and none is in two parts."""
+        rows, n, group = self.rows, self.count(split), self.rows.group
+        if group is None:
+            order = shuffled(len(rows.names), "clients of a split", seed)
+            skip = {"unseen": 0, "validation": self.n_unseen}.get(split)
+            return order[:n] if skip is None else order.flip(0)[skip : skip + n]
+        place = shuffled(int(group.max()) + 1, "clients of a split", seed).argsort()
+        order = place[group].argsort(stable=True)
+        back = group[order.flip(0)]
+        begin = self.n_unseen + int((back[self.n_unseen :] == back[self.n_unseen - 1]).sum())
+        end = begin + self.n_validation
+        front = group[order[: self.n_clients]]
+        if end > len(order) or torch.isin(back[:end], front).any():
+            raise DataError(
+                f"{type(self).__name__}: n_clients = {self.n_clients}, n_validation = {self.n_validation} and "
+                f"n_unseen = {self.n_unseen} of {len(order)} clients leave no room to keep those of a group in one "
+                "part; lower one of them"
+            )
+        first = {"unseen": 0, "validation": begin}.get(split)
+        return order[:n] if first is None else order.flip(0)[first : first + n]
 
     def _order(self, seed: int) -> Tensor:
         """(rows,) which example stands in which place, client by client, each client's in its own order."""
@@ -300,6 +338,12 @@ def _ends(x: Tensor) -> Tensor:
     """Least and largest (2, d...) of x (n, d...) without NaN."""
     gone = x.isnan()
     return torch.stack([x.masked_fill(gone, torch.inf).amin(0), x.masked_fill(gone, -torch.inf).amax(0)])
+
+
+def packaged(name: str) -> Mapping[str, Any]:
+    """The arrays of a file that ships with fmlab, see NOTICE."""
+    with files("fmlab.populations").joinpath("files", name).open("rb") as f, np.load(f, allow_pickle=False) as held:
+        return {key: held[key] for key in held.files}
 
 
 def gathered(where: str, clients: list[tuple[str, Tensor, Tensor]], classes: tuple[str, ...]) -> tuple[Rows, list[str]]:

@@ -11,7 +11,8 @@ small clients look unlike by chance alone. Of numbers c = (N - 1) / (n - 1), whi
 (1935, PNAS 21:554); of labels it is Vinh, Epps and Bailey's (2010, JMLR 11:2837, eq. 24a). D below 0 is given as 0.
 
 Only what is to be predicted is looked at: clients that are alike in it may differ in their inputs, or in what leads
-from one to the other.
+from one to the other. Where all have the same classes in equal shares, ``of_inputs`` measures how differently they show
+them.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class Difference(NamedTuple):
 
 LABELS = "Jensen-Shannon divergence of the clients' label shares, as a part of the labels' entropy, above chance"
 NUMBERS = "share of the targets' variance that is between clients, above chance"
+INPUTS = "share of the inputs' variance within a class that is between clients, above chance"
 
 
 def of_labels(labels: Tensor, client: Tensor, what: str = LABELS) -> Difference:
@@ -54,6 +56,14 @@ def of_numbers(y: Tensor, client: Tensor, what: str = NUMBERS) -> Difference:
     whole = float(y.square().sum())
     chance = (int((sizes > 0).sum()) - 1) / max(len(y) - 1, 1)
     return Difference(_above(float(between) / whole if whole else 0.0, chance, 1.0), what)
+
+
+def of_inputs(x: Tensor, labels: Tensor, client: Tensor, what: str = INPUTS) -> Difference:
+    """Inputs (n, d) less the mean of their class (n,): for clients that have the same classes and show them in another
+    way. Taken as targets are."""
+    kinds = labels.bincount().clamp(min=1)
+    means = x.new_zeros(len(kinds), x.shape[1]).index_add_(0, labels, x) / kinds[:, None]
+    return of_numbers(x - means[labels], client, what)
 
 
 def _above(found: float, chance: float, most: float) -> float:

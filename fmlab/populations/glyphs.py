@@ -2,9 +2,12 @@
 
 A script has 16 alphabets of 6 characters. A character is two or three strokes: splines through three of the nine
 points of a 3 x 3 grid, near ones rather than far, each stroke starting on the one before; an alphabet has its number
-of strokes and how round they are. Eight writers differ in slant, rotation, width, roundness and thickness of the pen,
-and each drawing moves every point a little. A pen of radius r leaves tanh(1.5 exp(-d^2 / 2 r^2)) grey at distance d
-from a straight path.
+of strokes and how round they are. Eight writers differ in slant, rotation, width, roundness and thickness of the pen.
+Each drawing moves every point a little, and the whole character: to a side, larger or smaller, turned. A pen of radius
+r leaves tanh(1.5 exp(-d^2 / 2 r^2)) grey at distance d from a straight path. The photograph of each drawing has a
+shade of its own, as paper under a lamp: the sum of the six slowest cosine waves, which change pixels more than the ink
+does and say nothing of the character. So comparing pixels goes so far and no further, and what a network learns from
+other clients, to see strokes, is worth something.
 
 What heterogeneity h moves is in ``fewshot``: at h = 0 all clients tell the same characters apart, in the hand of writer
 0 (upright, medium pen); with h each client gets characters and a writer of its own. Ten alphabets and writers 0-3 are
@@ -27,6 +30,7 @@ from fmlab.randomness import normal, shuffled, uniform
 
 ALPHABETS, CHARACTERS, WRITERS, DRAWINGS = 16, 6, 8, 12  # drawings: for training clients, and as many for the others
 POINTS = 16  # on a stroke
+SHADE = 0.35  # of the paper's light, where ink is at most 1
 DTYPE = torch.float32  # of the images, whatever torch's default is
 CLASSES = {"training": (0, 60), "validation": (60, 78), "unseen": (78, 96)}
 HANDS = {"training": (0, 4), "validation": (4, 6), "unseen": (6, 8)}
@@ -61,7 +65,8 @@ class Glyphs(FewShot):
 def _bank(script: int, pixels: int) -> Bank:
     strokes, drawn, roundness = characters(script)
     shape = (WRITERS, ALPHABETS * CHARACTERS, 2 * DRAWINGS)
-    images = torch.cat([render(*pen(strokes, roundness, w, script), drawn, pixels) for w in range(WRITERS)])
+    ink = [render(*pen(strokes, roundness, w, script), drawn, pixels) for w in range(WRITERS)]
+    images = torch.cat([i + shade(len(i), w, script, pixels) for w, i in enumerate(ink)]).clamp(0, 1)
     rows = torch.arange(len(images)).view(shape)
     return Bank(images, rows[..., :DRAWINGS], rows[..., DRAWINGS:])
 
@@ -95,14 +100,32 @@ def pen(strokes: Tensor, roundness: Tensor, writer: int, script: int) -> tuple[T
     slant, turn, width, curl, weight = habit.tolist()
     shake = normal((len(strokes), 2 * DRAWINGS, 3, 3, 2), f"drawings of writer {writer}", script).to(DTYPE)
     move = normal((len(strokes), 2 * DRAWINGS, 1, 1, 2), f"places of writer {writer}", script).to(DTYPE)
-    points = strokes[:, None] + 0.1 * shake + 0.08 * move
+    spin, size = normal((2, len(strokes), 2 * DRAWINGS), f"turns of writer {writer}", script).to(DTYPE)
+    points = strokes[:, None] + 0.12 * shake
     straight, spline = _weights()
     smooth = straight + (roundness + 0.4 * curl).clamp(0, 1)[:, None, None] * (spline - straight)
     path = torch.einsum("cpk,cdskx->cdspx", smooth, points)
-    c, s = math.cos(0.35 * turn), math.sin(0.35 * turn)
     lean = torch.tensor([[1 + 0.2 * width, 0.0], [0.4 * slant, 1.0]], dtype=DTYPE)
-    hand = lean @ torch.tensor([[c, s], [-s, c]], dtype=DTYPE)
-    return 0.5 + 0.3 * (path @ hand).flatten(0, 1), 0.04 + 0.012 * weight
+    hand = lean @ _turned(torch.tensor(0.35 * turn, dtype=DTYPE))
+    own = torch.exp(0.08 * size)[..., None, None] * _turned(0.1 * spin)
+    placed = path @ hand @ own[:, :, None] + 0.12 * move
+    return 0.5 + 0.3 * placed.flatten(0, 1), 0.04 + 0.012 * weight
+
+
+def shade(number: int, writer: int, script: int, pixels: int) -> Tensor:
+    """The light on the paper of every drawing (number, pixels, pixels), with mean 0 and standard deviation SHADE."""
+    waves = [(i, j) for i in range(3) for j in range(3 - i)]
+    strength = normal((number, len(waves)), f"paper of writer {writer}", script).to(DTYPE)
+    t = math.pi * (torch.arange(pixels, dtype=DTYPE) + 0.5) / pixels
+    flat = torch.stack([torch.outer(torch.cos(i * t), torch.cos(j * t)) for i, j in waves])
+    flat = flat / flat.square().mean((1, 2), keepdim=True).sqrt()
+    return SHADE / math.sqrt(len(waves)) * torch.einsum("nw,wyx->nyx", strength, flat)
+
+
+def _turned(angle: Tensor) -> Tensor:
+    """Rotations (..., 2, 2) of points in rows."""
+    c, s = torch.cos(angle), torch.sin(angle)
+    return torch.stack([torch.stack([c, s], -1), torch.stack([-s, c], -1)], -2)
 
 
 def render(path: Tensor, radius: float, drawn: Tensor, pixels: int) -> Tensor:

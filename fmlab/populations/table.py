@@ -1,7 +1,7 @@
 """Your own data: a table in which one column names the client, and one or more are the target.
 
     clients = fm.Table("visits.csv", client="hospital", target="outcome", time="admitted")
-    study = fm.compare([fm.FedAvg(), fm.FedMAML()], clients, clients_per_round=5)
+    study = fm.compare([fm.FedAvg(), fm.FedMAML()], clients)
 
 What becomes of its columns is in ``table_files``; how clients are split, what heterogeneity moves and what is
 standardised, with whose numbers, in ``collection``. Which columns and which texts there are is read off the whole
@@ -10,13 +10,17 @@ table, as its form; whatever is a number of a value is read off training clients
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
+from torch import Tensor
+
 from fmlab.declare import choice
 from fmlab.populations import table_files as files
-from fmlab.populations.collection import Collection, DataError, Rows
+from fmlab.populations.base import Labels
+from fmlab.populations.collection import Collection, DataError, Decided, Rows
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,18 @@ class Table(Collection):
 
     def read(self) -> tuple[Rows, list[str]]:
         return files.read(self.source, self._options)
+
+    def more(self, rows: Any, target: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Rows that the table does not hold, a frame or a file with the same columns: x (n, d), NaN where missing, and
+        with ``target`` y (n, o), or classes (n,) as int64. ``Study.predict`` takes such rows. Raises DataError."""
+        x, y, said = files.more(rows, self.rows, self._options, target)
+        if said:
+            warnings.warn(f"fm.Table: {'; '.join(said)}", Decided, stacklevel=2)
+        return x, y
+
+    def labels(self) -> Labels:
+        found = super().labels()
+        return found._replace(y=found.y.replace("output y", ", ".join(self.target)))
 
     @property
     def _options(self) -> files.Options:

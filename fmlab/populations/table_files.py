@@ -46,6 +46,16 @@ class Options(NamedTuple):
     missing: tuple[str, ...]
 
 
+class Form(NamedTuple):
+    """How one column became inputs: its kind, the texts that have a column of 0 and 1, and whether one marks missing
+    values."""
+
+    name: str
+    kind: str
+    texts: tuple[str, ...]
+    missing: bool
+
+
 @dataclass
 class Said:
     """What has been decided so far, a sentence each."""
@@ -74,7 +84,7 @@ def read(source: Any, options: Options) -> tuple[Rows, list[str]]:
     order = np.argsort(codes, kind="stable")
     y, classes = _target(frame, options, said)
     time = None if options.time is None else torch.from_numpy(_time(frame[options.time], said)[order])
-    x, plain, titles = _inputs(frame, columns, options, said, order)
+    x, plain, titles, form = _inputs(frame, columns, options, said, order)
     rows = Rows(
         x,
         torch.from_numpy(y[order]),
@@ -85,6 +95,7 @@ def read(source: Any, options: Options) -> tuple[Rows, list[str]]:
         plain,
         time,
         options,
+        form,
     )
     return rows, said.sentences
 
@@ -107,6 +118,70 @@ def numbers(path: Path, target: str, features: tuple[str, ...]) -> tuple[torch.T
         said(f"{_count(lost, 'row')} without a number in one of the columns left out")
     kept = torch.from_numpy(both[there])
     return kept[:, :-1].contiguous(), kept[:, -1].contiguous(), said.sentences
+
+
+def more(source: Any, rows: Rows, options: Options, target: bool) -> tuple[Any, Any, list[str]]:
+    """Other rows of the same form: x (n, d) as numbers, NaN where missing, and with ``target`` y (n, o) or classes
+    (n,), else None; and what was decided. The client's column and the time are not looked at. Raises DataError."""
+    import pandas as pd
+
+    said = Said("the frame" if isinstance(source, pd.DataFrame) else str(source))
+    asked = options._replace(
+        client=None,
+        target=options.target if target else (),
+        features=tuple(f.name for f in rows.form),
+        categories=tuple(c for c in options.categories if c in {f.name for f in rows.form}),
+        time=None,
+    )
+    if isinstance(source, pd.DataFrame):
+        frame = _checked(source.set_axis([str(c) for c in source.columns], axis=1), asked, said)
+    elif isinstance(source, (str, Path)) and Path(source).is_file():
+        frame = _checked(_file(Path(source), asked, said), asked, said)
+    else:
+        raise DataError(f"rows = {source!r} is no data frame, nor a file of a table")
+    x = np.concatenate([_formed(frame, form, options, said) for form in rows.form], 1)
+    return torch.from_numpy(x), _answers(frame, rows, options, said) if target else None, said.sentences
+
+
+def _formed(frame: Any, form: Form, options: Options, said: Said) -> Any:
+    """One column as the inputs (n, .) that it became when the table was read."""
+    c = _column(frame[form.name], said, form.kind == "text")
+    if form.kind != "text" and c.kind == "text":
+        if (c.values >= 0).any():
+            raise said.error(f"column {form.name!r} holds texts, and held numbers when the table was read")
+        c = Column("number", np.full(len(frame), np.nan))
+    if form.kind == "text":
+        place = {t: i for i, t in enumerate(form.texts)}
+        if strange := [t for t in c.texts if t not in place]:
+            said(f"texts of {form.name!r} that the table did not have are none of its columns: {_listed(strange)}")
+        x = np.zeros((len(frame), len(form.texts)))
+        codes = np.array([*(place.get(t, -1) for t in c.texts), -1])[c.values]
+        x[(codes >= 0).nonzero()[0], codes[codes >= 0]] = 1.0
+        gone = codes < 0
+    else:
+        values = np.where(np.isinf(c.values), np.nan, c.values)
+        x, gone = values[:, None].astype(np.float64), np.isnan(values)
+    return np.concatenate([x, gone[:, None]], 1) if form.missing else x
+
+
+def _answers(frame: Any, rows: Rows, options: Options, said: Said) -> Any:
+    """The targets of these rows, as the table's."""
+    for name in options.target:
+        if frame[name].isna().any():
+            raise said.error(f"column {name!r}, the target, has missing values; leave those rows out")
+    columns = [_column(frame[name], said) for name in options.target]
+    if not rows.labels:
+        if texts := [n for n, c in zip(options.target, columns, strict=True) if c.kind == "text"]:
+            raise said.error(f"target {texts[0]!r} holds texts, and held numbers when the table was read")
+        return torch.from_numpy(np.stack([np.asarray(c.values, dtype=np.float64) for c in columns], 1))
+    (c,) = columns
+    given = [c.texts[i] for i in c.values] if c.kind == "text" else [_name(v) for v in c.values.tolist()]
+    place = {t: i for i, t in enumerate(rows.classes)}
+    if strange := sorted({t for t in given if t not in place}):
+        raise said.error(
+            f"target {options.target[0]!r} holds {_listed(strange)}; the classes are {_listed(rows.classes)}"
+        )
+    return torch.tensor([place[t] for t in given])
 
 
 # --- Files ----------------------------------------------------------------------------------------------------------
@@ -522,7 +597,7 @@ def _time(values: Any, said: Said) -> Any:
 
 
 def _inputs(frame: Any, columns: Sequence[str], options: Options, said: Said, order: Any) -> Any:
-    """x (rows, d) in this order, which of its columns are 0 and 1, and their names."""
+    """x (rows, d) in this order, which of its columns are 0 and 1, their names, and how they came from the table's."""
     kept: list[tuple[str, Column, bool]] = []
     width = 0
     for name in columns:
@@ -554,7 +629,8 @@ def _inputs(frame: Any, columns: Sequence[str], options: Options, said: Said, or
             x[:, at] = gone
             at += 1
         plain += [c.kind != "number"] * (len(titles) - len(plain) - missing) + [True] * missing
-    return torch.from_numpy(x), torch.tensor(plain), tuple(titles)
+    form = tuple(Form(name, c.kind, c.texts, missing) for name, c, missing in kept)
+    return torch.from_numpy(x), torch.tensor(plain), tuple(titles), form
 
 
 def _tidy(name: str, c: Column, said: Said) -> tuple[Column, bool] | None:

@@ -8,6 +8,7 @@ from typing import Any
 import ipywidgets as widgets
 
 from lab.install.checkup import doctor
+from lab.panel.css import head
 
 
 class DoctorButton(widgets.VBox):
@@ -22,7 +23,8 @@ class DoctorButton(widgets.VBox):
         )
         self.report = widgets.HTML()
         self.button.on_click(self.press)
-        super().__init__([self.button, self.report])
+        super().__init__([head(), self.button, self.report])
+        self.add_class("fmlab-live")
 
     def __repr__(self) -> str:
         return "A button that runs lab.doctor() (it needs a running kernel)"

@@ -7,6 +7,7 @@ inner steps) come to rest, in closed form. The module is not named after its fun
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from itertools import islice
 from typing import Any
@@ -19,16 +20,16 @@ import fmlab as fm
 from fmlab.declare import Declared, hyper
 from fmlab.engine import rounds
 from lab import plots
+from lab.panel import address
 from lab.panel.canvas import Canvas
 from lab.panel.controls import Control
-from lab.panel.css import STYLE
-from lab.panel.live import Live
+from lab.panel.css import head
+from lab.panel.live import Live, check_look
 from lab.plots.marks import Marks
 
 CLIENTS, ROUNDS = 5, 30
 ACROSS, UP = np.linspace(-1.8, 4.2, 61), np.linspace(-1.0, 3.2, 43)  # equal scales in a picture of WIDTH x HEIGHT
 WIDTH, HEIGHT = 760, 560
-LABELS = {"lr": "step size", "round": "round shown"}
 START = torch.tensor([[-1.4, 2.8]], dtype=torch.float64)
 
 
@@ -119,16 +120,15 @@ class DriftPanel(Live):
         self._setting = setting
         self._trained: tuple[Setting, Drift] | None = None
         super().__init__("client drift", lambda t: Canvas([("drift", 1)], 1, t, width=WIDTH, row=HEIGHT), **options)
-        self._canvas.image.layout.max_width = f"{WIDTH}px"  # as drawn; the page would blow it up
+        self._canvas.root.layout.max_width = f"{WIDTH}px"  # as drawn; the page would blow it up
         self._controls: dict[str, Control] = {}
         for f in fields(Setting):
             h, value = f.metadata["hyper"], getattr(setting, f.name)
             control = Control(f.name, h, value, h.low, h.high, lambda n, v: self.set(**{n: v}))
             control.slider.continuous_update = not self._sync
-            control.slider.description = LABELS.get(f.name, control.slider.description)
             self._controls[f.name] = control
         rows = widgets.VBox([c.root for c in self._controls.values()], layout=widgets.Layout(max_width=f"{WIDTH}px"))
-        self.children = (widgets.HTML(STYLE), rows, self._error, self._canvas.image, self._summary)
+        self.children = (head(), rows, self._error, self._canvas.root, self._summary)
         self._show(self._setting)
 
     def set(self, **changes: Any) -> None:
@@ -177,5 +177,13 @@ def drift(**options: Any) -> DriftPanel:
     """Client drift over the contours of the mean loss. Options: ``theme``, ``size``, ``synchronous``, and any field of
     the first setting: ``heterogeneity``, ``local_steps``, ``lr``, ``round``."""
     known = {f.name for f in fields(Setting)}
-    setting = Setting(**{k: options.pop(k) for k in list(options) if k in known})
-    return DriftPanel(setting, **options)
+
+    def setting(options: Mapping[str, Any]) -> Setting:
+        return Setting(**{k: v for k, v in options.items() if k in known})
+
+    def check(options: Mapping[str, Any]) -> None:
+        setting(options)
+        check_look(options)
+
+    options = address.over(options, {*known, "theme", "size"}, check)
+    return DriftPanel(setting(options), **{k: v for k, v in options.items() if k not in known})

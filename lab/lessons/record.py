@@ -1,6 +1,7 @@
 """What a reader has guessed and solved, in one small file beside the notebooks: it outlives the kernel.
 
-The file is JSON and made to be read: ``{"guesses": {question: choice}, "solved": {exercise: date}}``. It is the
+The file is JSON and made to be read: ``{"guesses": {question: choice}, "measured": {question: choice}, "solved":
+{exercise: date}}``; to guess anew, delete the question's line. It is the
 reader's own: nothing reads it but this module, and nothing is sent. On the page without code, which one server shows
 to many, and where the folder cannot be written to, the record is kept in the kernel alone.
 """
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 NAME = "my_answers.json"
+PARTS = ("guesses", "measured", "solved")
 
 
 class Record:
@@ -24,7 +26,7 @@ class Record:
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self.kept = path is not None
-        self._own: dict[str, dict[str, str]] = {"guesses": {}, "solved": {}}
+        self._own: dict[str, dict[str, str]] = {part: {} for part in PARTS}
 
     def read(self) -> dict[str, dict[str, str]]:
         """Everything that is known: what stands in the file, and what this kernel has added."""
@@ -44,6 +46,12 @@ class Record:
     def keep_guess(self, question: str, choice: str) -> None:
         self._own["guesses"][question] = choice
         self._write()
+
+    def keep_measured(self, question: str, choice: str) -> None:
+        """The choice that the measurement bore out, beside the guess."""
+        if self.read()["measured"].get(question) != choice:
+            self._own["measured"][question] = choice
+            self._write()
 
     def keep_solved(self, exercise: str) -> None:
         """The day of the first time stays."""

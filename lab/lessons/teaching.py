@@ -53,17 +53,21 @@ def verdict(name: str, answer: Any) -> tuple[bool, str]:
 
 
 def report() -> None:
-    """Print, lesson by lesson, which exercises are solved and since when, then the guesses: a text to hand in."""
+    """Print which exercises are solved and since when, lesson by lesson, then the predictions, each with what was
+    measured where the answer has been read: a text to hand in."""
     known = records.record.read()
-    solved, guesses = known["solved"], known["guesses"]
+    solved, guesses, measured = known["solved"], known["guesses"], known["measured"]
     print(f"{sum(n in solved for n in names())} of {len(names())} exercises solved")
     for lesson, functions in exercises.LESSONS.items():
         print(f"\n{lesson}")
         for name in (f.__name__ for f in functions):
             print(f"  [{'x' if name in solved else ' '}] {name:24} {solved.get(name, '')}".rstrip())
-    if guesses:
-        print("\nGuesses")
-        for question, choice in guesses.items():
-            print(f"  {question}\n      {choice}")
+    compared = [q for q in guesses if q in measured]
+    alike = sum(guesses[q] == measured[q] for q in compared)
+    print(f"\n{len(guesses)} predictions made, {len(compared)} compared with what was measured: {alike} alike")
+    for question, choice in guesses.items():
+        print(f"  {question}\n      guessed:  {choice}")
+        if question in measured:
+            print(f"      measured: {measured[question]}")
     where = "this kernel alone, and ends with it" if not records.record.kept else f"the file {records.NAME}"
     print(f"\nThis record is in {where}.")

@@ -78,6 +78,8 @@ class AdvantageMap:
         names, here = pair(setting), (setting.heterogeneity, setting.inner_steps)
         title = f"{names[1]}'s gain" + (f", {self.unit}" if known else "")
         x = f"heterogeneity ({setting.rounds} rounds, 1 seed)"
+        if not setting.heterogeneous:
+            x = "these clients have no heterogeneity to move"
         alike = setting.work == ALIKE
         y = "inner steps" if alike else "inner steps; FedAvg at equal work"
         rows = [f"{k}\nFedSGD" if alike and k == 1 else str(k) for k in K]  # FedAvg with one local step

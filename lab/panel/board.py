@@ -9,10 +9,24 @@ from typing import Any
 
 import ipywidgets as widgets
 
+import fmlab as fm
 from fmlab.declare import Hyper
 from lab import plots
 from lab.panel.controls import Changed, Control, switch, valid
-from lab.panel.setting import METHODS, PRESETS, SERVERS, TASKS, WORK, Setting, declaration, default, recorded
+from lab.panel.setting import (
+    METHODS,
+    PRESETS,
+    SERVERS,
+    TASKS,
+    WORK,
+    Setting,
+    Task,
+    all_of_them,
+    classifies,
+    declaration,
+    default,
+    recorded,
+)
 from lab.panel.views import Viewpoint
 from lab.plots.style import Look
 
@@ -62,6 +76,8 @@ class Board:
         self.controls: dict[str, Control] = {}
         self.boxes: dict[str, widgets.Dropdown] = {}
         self.switches: dict[str, widgets.HBox] = {}
+        self.difference = widgets.HTML()  # how unlike the clients are, beside what moves it
+        self.difference.add_class("fmlab-difference")
         groups = [_group(t, [self._row(f, setting) for f in fields if f in wanted]) for t, fields in GROUPS.items()]
         self.root = widgets.HBox([g for g in groups if g is not None], layout=widgets.Layout(flex_flow="row wrap"))
         self.root.add_class("fmlab-groups")
@@ -74,12 +90,19 @@ class Board:
         self._quiet = True
         try:
             for field, control in self.controls.items():
-                control.limits(*_bounds(field, setting), recorded(field, setting.task))
-                control.set(_shown(field, setting, viewpoint))
+                bounds = _bounds(field, setting)
+                control.root.layout.display = "none" if bounds is None else None
+                if bounds is not None:
+                    control.limits(*bounds, *recorded(field, setting))
+                    control.set(_shown(field, setting, viewpoint))
+            self.difference.layout.display = "none" if _bounds("heterogeneity", setting) is None else None
             for name, row in self.switches.items():
                 row.children[1].value = name in setting.methods
             for field, box in self.boxes.items():
-                box.value = _shown(field, setting, viewpoint)
+                value = _shown(field, setting, viewpoint)
+                if field == "task" and value not in [v for _, v in box.options]:
+                    box.options = _tasks(value)
+                box.value = value
         finally:
             self._quiet = False
 
@@ -91,13 +114,16 @@ class Board:
             return widgets.HBox(list(self.switches.values()), layout=widgets.Layout(flex_flow="row wrap"))
         if field in DROPDOWNS:
             return self._dropdown(field, setting)
-        h, low, high = _bounds(field, setting)
-        control = Control(field, h, _shown(field, setting, Viewpoint()), low, high, self._changed)
+        bounds = _bounds(field, setting)
+        h, low, high = bounds or _bounds(field, Setting())  # not shown where these clients have none
+        shown = low if bounds is None else _shown(field, setting, Viewpoint())
+        control = Control(field, h, shown, low, high, self._changed)
         self.controls[field] = control
-        return control.root
+        return control.root if field != "heterogeneity" else widgets.VBox([control.root, self.difference])
 
     def _dropdown(self, field: str, setting: Setting) -> widgets.Dropdown:
         label, options, hint = DROPDOWNS[field]
+        options = _tasks(setting.task) if field == "task" else options
         value = _shown(field, setting, Viewpoint())
         # Style and layout at once: one that is replaced stays in the kernel.
         look = {"style": {"description_width": "112px"}, "layout": widgets.Layout(width="auto")}
@@ -144,9 +170,14 @@ class Buttons:
             self.presets.value = "preset ..."
 
 
-DROPDOWNS: dict[str, tuple[str, list[str], str]] = {
-    "task": ("task", list(TASKS), "what the clients learn"),
-    "server": ("server", list(SERVERS), "what steps on the clients' mean: one optimiser for all, or each method's own"),
+DROPDOWNS: dict[str, tuple[str, list[Any], str]] = {
+    "task": ("task", [], "what the clients learn"),
+    "server": (
+        "server",
+        list(SERVERS),
+        "what steps on the clients' mean: one optimiser for all, or for each method the one that scored better when "
+        "step sizes were searched, or its own",
+    ),
     "work": (
         "local steps",
         list(WORK),
@@ -160,6 +191,12 @@ DROPDOWNS: dict[str, tuple[str, list[str], str]] = {
         "whose scores adaptation and gains show; of participating ones also their own models, where methods keep some",
     ),
 }
+
+
+def _tasks(task: Task) -> list[tuple[str, Task]]:
+    """What the menu offers: every task, and before them the clients of the reader's own."""
+    own = [] if isinstance(task, str) else [(f"{type(task).__name__} (yours)", task)]
+    return [*own, *((name, name) for name in TASKS)]
 
 
 def _group(title: str, rows: list[widgets.Widget]) -> widgets.VBox | None:
@@ -185,15 +222,15 @@ def check(setting: Setting, viewpoint: Viewpoint) -> Setting:
         raise ValueError(f"server = {setting.server!r} is not one of {tuple(SERVERS)}")
     if setting.work not in WORK:
         raise ValueError(f"work = {setting.work!r} is not one of {WORK}")
-    if setting.task not in TASKS:
-        raise ValueError(f"task = {setting.task!r} is not one of {tuple(TASKS)}")
+    if not isinstance(setting.task, fm.Population) and setting.task not in TASKS:
+        raise ValueError(f"task = {setting.task!r} is neither one of {tuple(TASKS)} nor a population")
     found = {}
     for field in ("heterogeneity", "steps", "evaluations", *RANGES):
         value = getattr(setting, field)
-        if not (field == "shots" and value is None):
-            h = declaration(field, setting.task)
-            found[field] = valid(field, h, *span(field, h), value)
-    if viewpoint.x not in plots.AXES or viewpoint.quantity not in plots.QUANTITIES:
+        bounds = _bounds(field, setting)
+        if bounds is not None and not (field == "shots" and value is None):
+            found[field] = valid(field, *bounds, value)
+    if viewpoint.x not in plots.AXES or viewpoint.quantity not in (None, *plots.QUANTITIES):
         raise ValueError(f"x is one of {tuple(plots.AXES)}, quantity one of {plots.QUANTITIES}; got {viewpoint}")
     if viewpoint.clients not in plots.CLIENTS:
         raise ValueError(f"clients = {viewpoint.clients!r} is not one of {plots.CLIENTS}: whose scores are shown")
@@ -204,24 +241,25 @@ def check(setting: Setting, viewpoint: Viewpoint) -> Setting:
     return dataclasses.replace(setting, **found)
 
 
-def span(field: str, h: Hyper) -> tuple[float, float]:
-    """What the field's slider spans."""
-    low, high = RANGES.get(field, (h.low, h.high))
-    return max(low, h.low), min(high, h.high)
-
-
-def _bounds(field: str, setting: Setting) -> tuple[Hyper, float, float]:
-    """The declaration of a control's field, and what it spans."""
+def _bounds(field: str, setting: Setting) -> tuple[Hyper, float, float] | None:
+    """The declaration of a control's field, and what it spans; None where there is nothing that it sets."""
+    h = declaration("steps" if field == "k" else field, setting.task)
+    if h is None:
+        return None
     if field == "k":
-        return dataclasses.replace(declaration("steps"), low=0), 0, setting.steps
-    h = declaration(field, setting.task)
-    return h, *span(field, h)
+        return dataclasses.replace(h, low=0), 0, setting.steps
+    low, high = RANGES.get(field, (h.low, h.high))
+    if field == "shots":
+        high = h.high if all_of_them(field, setting.task) else max(high, 2 * default(field, setting.task))
+    return h, max(low, h.low), min(high, h.high)
 
 
 def _shown(field: str, setting: Setting, viewpoint: Viewpoint) -> Any:
     """What the control of a field shows."""
     if field == "k":
         return setting.steps if viewpoint.k is None else viewpoint.k
+    if field == "quantity":
+        return viewpoint.quantity or ("accuracy" if classifies(setting.task) else "loss")
     value = getattr(viewpoint if field in ("x", "quantity", "clients") else setting, field)
     return default(field, setting.task) if value is None else value
 

@@ -15,7 +15,13 @@ import ipywidgets as widgets
 from fmlab.declare import Hyper
 from lab.plots.style import Look
 
-WORDS = {"clients_per_round": "clients a round", "inner_lr": "inner step size", "k": "steps shown"}
+WORDS = {
+    "clients_per_round": "clients a round",
+    "inner_lr": "inner step size",
+    "k": "steps shown",
+    "lr": "step size",
+    "round": "round shown",
+}
 Changed = Callable[[str, Any], None]
 
 
@@ -77,8 +83,15 @@ class Control:
             self.recorded.observe(self._switched, "value")
             row.append(self.recorded)
         self.row = widgets.HBox(row, layout=widgets.Layout(width="100%", align_items="center"))
-        self.root = widgets.VBox([self.row, self.message], layout=widgets.Layout(width="100%"))
+        self.note: Any = None  # where the recorded value was found
+        if self.recorded is not None:
+            self.note = widgets.HTML()
+            self.note.add_class("fmlab-note")
+        parts = [self.row, self.note, self.message]
+        self.root = widgets.VBox([part for part in parts if part is not None], layout=widgets.Layout(width="100%"))
         self.root.add_class("fmlab-control")
+        if h.log and not h.whole:
+            self.root.add_class("fmlab-log")
         self.root.add_class(f"fmlab-{field}")
         self._enable()
 
@@ -99,14 +112,17 @@ class Control:
         self._say("")
         self._enable()
 
-    def limits(self, h: Hyper, low: float, high: float, instead: float | None = None) -> None:
-        """Another task, another declaration. ``instead``: the number to show while the recorded one is taken."""
+    def limits(self, h: Hyper, low: float, high: float, instead: float | None = None, found: str = "") -> None:
+        """Another task, another declaration. ``instead``: the number to show while the recorded one is taken; ``found``
+        says where it comes from."""
         self.hyper, self.low, self.high, self._instead = h, low, high, instead
         self._quiet = True
         try:
             if (not h.log) and (self.slider.min, self.slider.max) != (low, high):
                 with self.slider.hold_trait_notifications():
                     self.slider.min, self.slider.max = low, high
+            if self.note is not None and self.note.value != found:
+                self.note.value = found
             self.slider.tooltip = self.box.tooltip = self._tooltip()
         finally:
             self._quiet = False

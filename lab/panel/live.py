@@ -20,6 +20,15 @@ from lab.plots import style
 THEMES = ("auto", "light", "dark")
 
 
+def check_look(options: Mapping[str, Any]) -> None:
+    """Raises ValueError for a theme or a size that there is not."""
+    theme, size = options.get("theme", "auto"), options.get("size", "notebook")
+    if theme not in THEMES or size not in style.SIZES:
+        raise ValueError(
+            f"theme = {theme!r}, size = {size!r}: give theme 'auto', 'light' or 'dark', size {tuple(style.SIZES)}"
+        )
+
+
 class Live(widgets.VBox):
     """A picture, words under it, a worker.
 
@@ -35,22 +44,19 @@ class Live(widgets.VBox):
         size: str = "notebook",
         synchronous: bool | None = None,
     ) -> None:
-        if theme not in THEMES or size not in style.SIZES:
-            raise ValueError(
-                f"theme = {theme!r}, size = {size!r}: give theme 'auto', 'light' or 'dark', size {tuple(style.SIZES)}"
-            )
+        check_look({"theme": theme, "size": size})
         self.name = name
         self._sync = chosen_synchronous() if synchronous is None else synchronous
         self._worker = Worker(self._failed, self._sync)
         base = style.DARK if theme == "dark" else style.LIGHT
         self._canvas = canvas(replace(base, scale=style.SIZES[size]))
-        self._png = b""
+        self._said = ""
         self._summary, self._error = widgets.HTML(), widgets.HTML()
         self._summary.add_class("fmlab-summary")
         self._error.add_class("fmlab-error")
         super().__init__()
         cells.take(self)
-        for css in ("fmlab-panel", f"fmlab-{size}", f"fmlab-{theme}"):
+        for css in ("fmlab-live", "fmlab-panel", f"fmlab-{size}", f"fmlab-{theme}"):
             self.add_class(css)
 
     def wait(self, timeout: float | None = None, background: bool = False) -> None:
@@ -62,7 +68,11 @@ class Live(widgets.VBox):
     @property
     def sentence(self) -> str:
         """The sentence under the picture."""
-        return self._canvas.image.tooltip or ""
+        return self._said
+
+    @property
+    def _png(self) -> bytes:
+        return self._canvas.whole()
 
     def save(self, path: str | Path) -> None:
         """Write the picture as a PNG in twice the resolution."""
@@ -82,18 +92,28 @@ class Live(widgets.VBox):
         return f"<fmlab panel: {self.name}>"
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+        """The live panel, and for a page that has no kernel the picture over its sentence."""
         cells.take(self)
         with suppress(Exception):  # the panel says it itself
             self._worker.wait(None if self._sync else 3.0)
         bundle = super()._repr_mimebundle_(**kwargs) or {}
-        return {**bundle, "text/plain": repr(self), "image/png": self._png}
+        words = self._in_words()
+        png = style.small(self._canvas.with_words(words))
+        return {**bundle, "text/plain": repr(self), "image/png": png, "text/html": style.tag(png, words)}
+
+    def _in_words(self) -> str:
+        """What the stored picture says, beneath it and to who cannot see it."""
+        return self.sentence or html.unescape(self._error.value) or repr(self)
 
     def _paint(self, draws: Mapping[str, Draw], calm: bool = False) -> None:
-        self._png = self._canvas.paint(draws, calm)
-        self._canvas.image.value = self._png
+        self._canvas.paint(draws, calm)
+        for name, image in [*self._canvas.images.items()][1:]:
+            image.tooltip = self._canvas.title(name)
 
     def _say(self, text: str) -> None:
-        self._canvas.image.tooltip = text
+        """The first picture has it as its name, the others have their titles."""
+        self._said = text
+        next(iter(self._canvas.images.values())).tooltip = text
         self._summary.value = html.escape(text)
 
     def _say_error(self, text: str) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import html
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -18,14 +19,15 @@ import ipywidgets as widgets
 
 import fmlab as fm
 from lab.panel.board import Board, Buttons, check
-from lab.panel.css import STYLE
+from lab.panel.css import head
 from lab.panel.live import Live
 from lab.panel.session import Session
-from lab.panel.setting import METHODS, PLAIN, PRESETS, Setting
+from lab.panel.setting import METHODS, PLAIN, PRESETS, Setting, Task, kind
 from lab.panel.views import Viewpoint, Views
 from lab.panel.worker import Checkpoint
 from lab.plots import style
 
+MANY = 3  # controls that stand above the pictures on a projector; more stand beside them
 REST = 0.1  # seconds without a new event after which the full answer is computed
 FIELDS = {f.name for f in dataclasses.fields(Setting)}
 LOOKED_AT = {f.name for f in dataclasses.fields(Viewpoint)}
@@ -34,8 +36,8 @@ LOOKED_AT = {f.name for f in dataclasses.fields(Viewpoint)}
 class Panel(Live):
     """A live panel. ``set``, ``wait`` and ``study`` do from code what hands and eyes do.
 
-    controls: fields that get a control; the others stay as ``setting`` has them. views: of ``views.CELLS``. buttons: of
-    ``board.BUTTONS``. options: ``theme``, ``size``, ``synchronous``, see ``Live``.
+    controls: fields that get a control; the others stay as ``setting`` and ``viewpoint`` have them. views: of
+    ``views.CELLS``. buttons: of ``board.BUTTONS``. options: ``theme``, ``size``, ``synchronous``, see ``Live``.
     """
 
     def __init__(
@@ -45,12 +47,13 @@ class Panel(Live):
         views: Sequence[str],
         *,
         setting: Setting | None = None,
+        viewpoint: Viewpoint | None = None,
         buttons: Sequence[str] = (),
         **options: Any,
     ) -> None:
         self.session = Session()
-        self._first = self._setting = setting = check(setting or Setting(), Viewpoint())
-        self._viewpoint = Viewpoint()
+        self._seen_first = self._viewpoint = viewpoint or Viewpoint()
+        self._first = self._setting = setting = check(setting or Setting(), self._viewpoint)
         self._study: fm.Study | None = None
         self._shown: Setting | None = None  # what the study on show answers
         self._ended = False  # whether it is the end of a run, where participating clients can be scored
@@ -60,6 +63,7 @@ class Panel(Live):
         super().__init__(name, lambda theme: self.views.canvas(theme, options.get("size", "notebook")), **options)
         # Where every event is computed at once, as on Colab, only the slider's last place is.
         self.board = Board(controls, setting, looks, self._moved, every_event=not self._sync)
+        self.board.show(setting, self._viewpoint)
         calls = {
             "play / pause": self._play,
             "one round": self._one_round,
@@ -74,14 +78,17 @@ class Panel(Live):
         self._status.add_class("fmlab-status")
         self._note = widgets.HTML(layout=widgets.Layout(display="none"))
         self._note.add_class("fmlab-note")
-        self._searched: dict[tuple[str, str], dict[str, float]] = {}  # task, method -> step sizes
+        self._searched: dict[tuple[Task, str], dict[str, float]] = {}  # task, method -> step sizes
         self._code = widgets.Textarea(layout=widgets.Layout(display="none", width="100%", height="240px"))
         self._code.add_class("fmlab-code")
         wrapped = widgets.Layout(flex_flow="row wrap", align_items="center")
         row = widgets.HBox([*self.buttons.row, self._status], layout=wrapped)
+        row.add_class("fmlab-row")
+        if len(controls) > MANY:
+            self.add_class("fmlab-many")
         # Words that come and go stand below the picture, so that it never moves.
         below = [self._error, self._summary, self._note, self._code]
-        self.children = (widgets.HTML(STYLE), self.board.root, row, self._canvas.image, *below)
+        self.children = (head(), self.board.root, row, self._canvas.root, *below)
         self._paint({})
         self._submit()
 
@@ -93,7 +100,13 @@ class Panel(Live):
         unknown = set(changes) - FIELDS - LOOKED_AT
         if unknown:
             raise TypeError(f"{sorted(unknown)} is not set in this panel; it knows {sorted(FIELDS | LOOKED_AT)}")
-        setting = dataclasses.replace(self._setting, **{k: v for k, v in changes.items() if k in FIELDS})
+        if isinstance(changes.get("clients"), fm.Population):
+            changes["task"] = changes.pop("clients")
+        setting = self._setting
+        if "task" in changes and changes["task"] != setting.task:
+            check(dataclasses.replace(Setting(), task=changes["task"], clients_per_round=1), self._viewpoint)
+            setting = setting.on(changes["task"])
+        setting = dataclasses.replace(setting, **{k: v for k, v in changes.items() if k in FIELDS})
         viewpoint = dataclasses.replace(self._viewpoint, **{k: v for k, v in changes.items() if k in LOOKED_AT})
         setting = check(setting, viewpoint)
         before = self._setting, self._viewpoint
@@ -127,6 +140,9 @@ class Panel(Live):
             self._fill_map(self._shown, lambda: None)  # what is stored is complete
         return super()._repr_mimebundle_(**kwargs)
 
+    def _in_words(self) -> str:
+        return f"{super()._in_words()} ({self._status.value})"  # it may be taken in the middle of a run
+
     # --- what controls and buttons do ---------------------------------------------------------------
 
     def _moved(self, field: str, value: Any) -> None:
@@ -138,10 +154,11 @@ class Panel(Live):
                 self._say_error("The last method stays on: there would be nothing to train.")
                 self.board.show(self._setting, self._viewpoint)
             else:
-                afresh = {"shots": None} if field == "task" else {}
-                self._setting = dataclasses.replace(self._setting, **{field: value}, **afresh)
                 if field == "task":
+                    self._setting = self._setting.on(value)
                     self.board.show(self._setting, self._viewpoint)
+                else:
+                    self._setting = dataclasses.replace(self._setting, **{field: value})
                 self._worker.resume()
                 self._submit()
 
@@ -190,7 +207,7 @@ class Panel(Live):
 
     def _reset(self) -> None:
         self._worker.resume()
-        self._setting, self._viewpoint = self._first, Viewpoint()
+        self._setting, self._viewpoint = self._first, self._seen_first
         self.buttons.forget_preset()
         self.board.show(self._setting, self._viewpoint)
         self._submit()
@@ -236,6 +253,7 @@ class Panel(Live):
             self._show(self.session.rough(setting), setting, rough=True, views=self.views.first)
             self._redraw(self.views.others, say=True)
             self._worker.rest(REST)
+        self._say_difference(setting)
         if study is None:
             study = self._train(setting, checkpoint) if until is None else self.session.until(setting, until)
         self._show(study, setting, final=True)
@@ -253,8 +271,18 @@ class Panel(Live):
             for (task, name), sizes in self._searched.items()
             if task == setting.task and name in setting.methods
         ]
-        self._note.value = f"step sizes that were searched, on {setting.task}: {'; '.join(found)}" if found else ""
+        name = kind(setting.task).__name__
+        self._note.value = f"step sizes that were searched, on {name}: {'; '.join(found)}" if found else ""
         self._note.layout.display = "block" if found else "none"
+
+    def _say_difference(self, setting: Setting) -> None:
+        """How unlike the clients are, so that it is seen what the slider of heterogeneity moved."""
+        if "heterogeneity" not in self.board.controls or not setting.heterogeneous:
+            return
+        found = self.session.difference(setting)
+        self.board.difference.value = (
+            f"how unlike they are: <b>{found.value:.2f}</b> of 1<br><small>{html.escape(found.what)}</small>"
+        )
 
     def _train(self, setting: Setting, checkpoint: Checkpoint) -> fm.Study:
         def show(study: fm.Study, same: bool) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 import fmlab as fm
+from fmlab.populations.difference import Difference
 from lab import plots
 from lab.panel.advantage import Cell, cell, coarse_to_fine
 from lab.panel.cache import LRU, storages
@@ -25,6 +26,7 @@ FRAME = 0.06  # seconds from frame to frame of a running study; drawing takes ha
 PATIENCE = 0.06  # seconds that a rough answer may train
 STUDIES: LRU[fm.Study] = LRU(48, room=200e6, parts=storages)
 BASELINES: LRU[dict[str, float]] = LRU(64)
+DIFFERENCES: LRU[Difference] = LRU(64)
 Show = Callable[[fm.Study, bool], None]
 
 
@@ -134,6 +136,17 @@ class Session:
         """Once for a study, and at the end of its run only."""
         plots.after_steps(study, clients="participating")
 
+    @one_thread()
+    def difference(self, setting: Setting) -> Difference:
+        """How unlike the training clients of the first seed are."""
+        _, (population, clients), _ = setting.call()
+        made = population(**clients)
+        found = DIFFERENCES.get(made)
+        if found is None:
+            found = made.difference()
+            DIFFERENCES.put(made, found)
+        return found
+
     def known_baselines(self, setting: Setting, quantity: str) -> dict[str, float]:
         """The baselines of the setting's study; empty where they are not known yet."""
         return self._baselines.get(_clients(setting, quantity)) or {}
@@ -157,8 +170,9 @@ class Session:
     def cells(
         self, setting: Setting, check: Callable[[], None] = _nothing, but: Collection[Cell] = ()
     ) -> Iterator[tuple[Cell, fm.Study]]:
-        """The map around this setting, the corners first, without the cells in ``but``."""
-        for at in coarse_to_fine():
+        """The map around this setting, the corners first, without the cells in ``but``; none where clients have no
+        heterogeneity."""
+        for at in coarse_to_fine() if setting.heterogeneous else ():
             if at not in but:
                 wanted = cell(setting, *at)
                 yield at, self.known(wanted) or self.full(wanted, check)

@@ -9,13 +9,13 @@ import warnings
 from collections.abc import Callable
 
 from fmlab import cache
-from fmlab.declare import step_sizes
+from fmlab.declare import Validated, step_sizes
 from fmlab.setup import prepare
-from fmlab.tuning import RECORDED, Searched, cache_key
+from fmlab.tuning import Searched, at, cache_key, look_up, needed, number_of_steps
 from fmlab.tuning import recorded as filled
-from lab.panel.setting import METHODS, Setting
+from lab.panel.setting import METHODS, Setting, kind
 
-KNOWN: set[tuple[type, type]] = set()  # searched on this machine, as far as this kernel has looked
+KNOWN: set[str] = set()  # searched on this machine, as far as this kernel has looked
 
 
 def missing(setting: Setting) -> list[str]:
@@ -26,13 +26,14 @@ def missing(setting: Setting) -> list[str]:
 def search(setting: Setting, method: str) -> dict[str, float]:
     """The step sizes of one method on the setting's task, searched where they were not, and kept for later."""
     # The panel says what was searched; the warning would go to a log. This one alone: filters are the whole kernel's.
-    message = re.escape(f"no step size is recorded for {METHODS[method].__name__} on {setting.task};")
+    message = re.escape(f"no step size is recorded for {METHODS[method].__name__}")
     warnings.filterwarnings("ignore", message, Searched)
     one = dataclasses.replace(setting, methods=(method,), rounds=1, seeds=1)
     methods, (population, clients), options = one.call()
     algorithms = {name: cls(**given) for name, (cls, given) in methods.items()}
     (algorithm,) = filled(prepare(algorithms, population(**clients), **options)).algorithms.values()
-    return {field: getattr(algorithm, field) for field in step_sizes(algorithm)}
+    values = {field: getattr(algorithm, field) for field in step_sizes(algorithm)}
+    return {field: value.centre if isinstance(value, Validated) else value for field, value in values.items()}
 
 
 def search_all(setting: Setting, say: Callable[[str], None], check: Callable[[], None]) -> dict[str, dict[str, float]]:
@@ -40,7 +41,7 @@ def search_all(setting: Setting, say: Callable[[str], None], check: Callable[[],
     found = {}
     for name in missing(setting):
         check()
-        say(f"no step size is recorded for {name} on {setting.task}: searching once, some seconds ...")
+        say(f"no step size is recorded for {name} on {kind(setting.task).__name__}: searching once, some seconds ...")
         found[name] = search(setting, name)
     return found
 
@@ -49,11 +50,14 @@ def _missing(setting: Setting, name: str) -> bool:
     methods, (population, clients), _ = dataclasses.replace(setting, methods=(name,)).call()
     cls, given = methods[name]
     algorithm = cls(**given)
-    needed = {field for field in step_sizes(algorithm) if getattr(algorithm, field) is None}
-    if needed <= RECORDED.get(setting.task, {}).get(cls.__name__, {}).keys() or (population, cls) in KNOWN:
+    open_fields = {field for field in step_sizes(algorithm) if getattr(algorithm, field) is None}
+    number = number_of_steps(algorithm)
+    found = look_up(population, algorithm, number)
+    key = cache_key(population(**clients), searched := at(algorithm, number))
+    if not open_fields or (found is not None and open_fields <= found[2].keys()) or key in KNOWN:
         return False
-    kept = cache.get(cache_key(population(**clients), cls))
-    if kept is None or set(kept) != set(step_sizes(algorithm)):
+    kept = cache.get(key)
+    if kept is None or set(kept) != needed(searched):
         return True
-    KNOWN.add((population, cls))
+    KNOWN.add(key)
     return False

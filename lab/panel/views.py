@@ -15,6 +15,7 @@ from lab.plots.style import Look, Theme
 from lab.plots.words import sentence
 
 CELLS = {"client": 2, "adaptation": 1, "learning": 1, "helps": 1, "map": 1}  # columns that a view spans
+WIDE, TALL = 1512, 370  # on a projector: three plots a row have room for their titles, two fill the screen
 FIRST = ("client", "learning")  # the first of these that a panel has is drawn before the others
 
 
@@ -25,12 +26,12 @@ class Viewpoint:
     k: int | None = None  # adaptation steps; None: all
     client: int = 0
     x: str = "rounds"
-    quantity: str = "loss"
+    quantity: str | None = None  # None: accuracy where there is one
     clients: str = "unseen"  # or "participating": whose scores "adaptation" and "helps" show
 
     def measure(self, study: fm.Study) -> str:
         """The quantity, or the loss where the study has no accuracy."""
-        return self.quantity if study.accuracy else "loss"
+        return self.quantity or "accuracy" if study.accuracy else "loss"
 
     def steps(self, study: fm.Study) -> int:
         return study.steps if self.k is None else self.k
@@ -64,8 +65,11 @@ class Views:
 
     def canvas(self, theme: Theme, size: str) -> Canvas:
         """Room for all of them in a grid."""
-        columns = 1 if len(self.names) == 1 else 2 if len(self.names) == 2 or size == "projector" else 3
-        return Canvas([(v, min(CELLS[v], columns) if len(self.names) > 2 else 1) for v in self.names], columns, theme)
+        columns = min(len(self.names), 3)
+        cells = [(v, min(CELLS[v], columns) if len(self.names) > 2 else 1) for v in self.names]
+        if size != "projector":
+            return Canvas(cells, columns, theme)
+        return Canvas(cells, columns, theme, width=WIDE) if columns > 2 else Canvas(cells, columns, theme, row=TALL)
 
     def draws(
         self,

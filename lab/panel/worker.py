@@ -42,6 +42,11 @@ class Superseded(Exception):
     """Raised in a job by its checkpoint: a newer one waits, or the panel is closed."""
 
 
+def without_code() -> bool:
+    """Whether the page is Voila's: there are no cells to run."""
+    return os.environ.get("SERVER_SOFTWARE", "").startswith("voila") or any(v.startswith("VOILA_") for v in os.environ)
+
+
 def synchronous() -> bool:
     """Whether panels compute in the calling thread when they are not told.
 
@@ -53,8 +58,7 @@ def synchronous() -> bool:
         return told not in ("0", "")
     if "google.colab" in sys.modules:
         return True
-    voila = os.environ.get("SERVER_SOFTWARE", "").startswith("voila") or any(v.startswith("VOILA_") for v in os.environ)
-    if "JPY_SESSION_NAME" in os.environ or voila:
+    if "JPY_SESSION_NAME" in os.environ or without_code():
         return False
     return "PYTEST_VERSION" in os.environ
 

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
+from fmlab.populations.base import Labels
+from fmlab.populations.fewshot import FewShot
 from fmlab.study import Study
 from lab.plots import style
 from lab.plots.marks import Marks
@@ -21,18 +23,22 @@ from lab.plots.style import Look
 
 Array = NDArray[np.float64]
 PICTURES, ROOM = 8, 4.5  # pictures of each set at most, and the room at their right, in pictures
+CLASSES = 8  # classes on show at most, the most frequent ones
 
 
 @dataclass(frozen=True)
 class View:
-    """Support and query set of one client, and predictions by method (steps + 1, n, outputs): for regression on a grid
-    of inputs, for classification on the query set. ``truth`` (n,) on the grid, where the population knows it."""
+    """Support and query set of one client, and predictions by method (steps + 1, n, outputs): for regression of one
+    input on a grid, else on the query set. ``truth`` (n,) on the grid, where the population knows it. ``pictures``:
+    whether inputs are images."""
 
     support: tuple[Array, Array]
     query: tuple[Array, Array]
     predictions: dict[str, Array]
     grid: Array | None = None
     truth: Array | None = None
+    pictures: bool = False
+    labels: Labels = field(default_factory=Labels)
 
 
 @torch.no_grad()
@@ -46,17 +52,32 @@ def look_at(study: Study, client: int = 0, seed: int = 0, value: int = 0) -> Vie
     support, query = (e.map(lambda t: t[seed, 0]) for e in study.unseen.take(ids.to(study.unseen.sizes.device))[:2])
     support, query = (e.map(lambda t, real=e.weight > 0: t[real]) for e in (support, query))  # without padding
     regression = query.y.dtype.is_floating_point
-    grid = torch.linspace(-5.0, 5.0, 101, dtype=torch.float64)[:, None] if regression else None
+    curve = regression and query.x[0].numel() == 1 and query.y.shape[1] == 1
+    known = curve and hasattr(study.population, "curves")
+    ends = (-5.0, 5.0) if known else _ends(support.x, query.x)
+    grid = torch.linspace(*ends, 101, dtype=torch.float64).reshape(-1, *query.x.shape[1:]) if curve else None
     x = query.x if grid is None else grid
     predictions = {n: study.predict(n, x, seed, client, value).cpu().numpy() for n in study.names}
-    known = regression and hasattr(study.population, "curves")
     return View(
         support=(support.x.cpu().numpy(), support.y.cpu().numpy()),
         query=(query.x.cpu().numpy(), query.y.cpu().numpy()),
         predictions=predictions,
-        grid=None if grid is None else grid[:, 0].numpy(),
+        grid=None if grid is None else grid.flatten().numpy(),
         truth=_truth(study, client, seed, grid) if known and grid is not None else None,
+        pictures=not regression and (isinstance(study.population, FewShot) or _image(query.x.shape[1:])),
+        labels=study.population.labels(),
     )
+
+
+def _ends(*xs: torch.Tensor) -> tuple[float, float]:
+    """Where a grid of inputs begins and ends: a little beyond all of them."""
+    x = torch.cat([t.flatten() for t in xs])
+    room = 0.03 * float(x.max() - x.min()) or 1.0
+    return float(x.min()) - room, float(x.max()) + room
+
+
+def _image(shape: torch.Size) -> bool:
+    return len(shape) == 2 or (len(shape) == 3 and shape[0] in (1, 3))
 
 
 def _truth(study: Study, client: int, seed: int, grid: torch.Tensor) -> Array:
@@ -66,9 +87,11 @@ def _truth(study: Study, client: int, seed: int, grid: torch.Tensor) -> Array:
 
 
 def client(ax: Axes | Marks, view: View, k: int, title: str = "", looks: Mapping[str, Look] | None = None) -> Marks:
-    """The client with every method before (thin) and after k adaptation steps; pictures for classification. ``looks``:
-    of the methods (None: by their order in the view, which is the study's)."""
-    draw = _curve if view.grid is not None else _pictures
+    """The client with every method before (thin) and after k adaptation steps: a curve of one input, else predicted
+    against true numbers, pictures, or how many of each class are right. ``looks``: of the methods (None: by their order
+    in the view, which is the study's)."""
+    numbers = view.query[1].dtype.kind == "f"
+    draw = _curve if view.grid is not None else _numbers if numbers else _pictures if view.pictures else _classes
     return draw(Marks.on(ax), view, k, title, looks or style.looks(view.predictions))
 
 
@@ -98,16 +121,76 @@ def _curve(m: Marks, view: View, k: int, title: str, looks: Mapping[str, Look]) 
                 m.line((name, "before"), view.grid, predicted[0, :, 0], zorder=2, **before)
             m.line(name, view.grid, predicted[k, :, 0], zorder=3, **line)
             legend.append((name, line))
-        m.points("support", x[:, 0], y[:, 0], color=ink, markersize=8 * scale, zorder=4)
+        m.points("support", x.reshape(len(x)), y[:, 0], color=ink, markersize=8 * scale, zorder=4)
+        if view.truth is None:
+            qx, qy = view.query
+            m.points("query", qx.reshape(len(qx)), qy[:, 0], color=ink, markersize=5 * scale, mfc="none", zorder=4)
+            legend.insert(1, ("to be predicted", support | {"markersize": 5 * scale, "mfc": "none"}))
+            y = np.concatenate([y, qy])
         # The published curves reach 5; a client whose model blows up must not squeeze the others flat.
-        highest = 5.0 if np.abs(y).max() <= 5 else style.nice(float(np.abs(y).max()))
+        highest = 5.0 if view.truth is not None and np.abs(y).max() <= 5 else style.nice(float(np.abs(y).max()))
         m.frame(
             title=title or f"An unseen client {steps_in_words(k)}",
-            x="input x",
-            y="output y",
-            xlim=(-5.0, 5.0),
-            ylim=(-1.2 * highest, 1.2 * highest),
+            x=view.labels.x,
+            y=view.labels.y,
+            xlim=(float(view.grid[0]), float(view.grid[-1])),
+            ylim=(-0.2 * highest if (y >= 0).all() else -1.2 * highest, 1.2 * highest),
             legend=legend,
+        )
+    return m
+
+
+def _numbers(m: Marks, view: View, k: int, title: str, looks: Mapping[str, Look]) -> Marks:
+    """Predicted against true numbers of the query set; of several outputs all."""
+    true = view.query[1].ravel()
+    low, high = float(true.min()), float(true.max())
+    room = 0.15 * (high - low) or 1.0
+    ends, scale = (low - room, high + room), m.theme.scale
+    legend = []
+    with m:
+        m.line("right", ends, ends, color=m.theme.middle, linewidth=1.5 * scale, linestyle="solid", zorder=1)
+        for name, predicted in view.predictions.items():
+            look = {"color": looks[name].color(m.theme), "marker": looks[name].marker, "markersize": 5.5 * scale}
+            m.points(name, true, predicted[k].ravel(), zorder=3, **look)
+            legend.append((name, look | {"linestyle": "none"}))
+        m.frame(
+            title=title or f"An unseen client {steps_in_words(k)}",
+            x=f"true {view.labels.y}",
+            y=f"predicted {view.labels.y}",
+            xlim=ends,
+            ylim=ends,
+            legend=legend,
+        )
+    return m
+
+
+def _classes(m: Marks, view: View, k: int, title: str, looks: Mapping[str, Look]) -> Marks:
+    """Which share of the query examples of each class is right, before (small) and after k steps."""
+    true, scale = view.query[1], m.theme.scale
+    classes, counts = np.unique(true, return_counts=True)
+    shown = classes[np.argsort(-counts, kind="stable")[:CLASSES]][::-1]
+    named = view.labels.classes
+    rows = [f"{named[c] if c < len(named) else c} ({(true == c).sum()})" for c in shown.tolist()]
+    legend, n = [], len(view.predictions)
+    with m:
+        for i, (name, predicted) in enumerate(view.predictions.items()):
+            right = predicted.argmax(-1) == true  # (steps + 1, n)
+            share = np.array([[4 * right[step][true == c].mean() for c in shown] for step in (0, k)])
+            y = np.arange(len(shown)) + 0.5 * ((n - 1) / 2 - i) / max(n, 2)
+            look = {"color": looks[name].color(m.theme), "marker": looks[name].marker}
+            for row in range(len(shown)):
+                m.line((name, row), share[:, row], [y[row]] * 2, color=look["color"], linewidth=1.1 * scale, zorder=2)
+            m.points((name, "before"), share[0], y, zorder=3, **look | {"markersize": 3 * scale})
+            m.points(name, share[1], y, zorder=4, **look | {"markersize": 6.5 * scale})
+            legend.append((f"{name} {100 * right[k].mean():.0f} %", look | {"linestyle": "none"}))
+        m.frame(
+            title=title or f"An unseen client {steps_in_words(k)}",
+            x="right, of a class (small: before)" if k else "right, of a class",
+            y="",
+            xlim=(-0.15, 4.15),
+            ylim=(-0.6, len(shown) - 0.4),
+            legend=legend,
+            ticks=(["0", "25", "50", "75", "100 %"], rows),
         )
     return m
 

@@ -45,6 +45,7 @@ class Marks:
         self.theme = style.theme_of(ax)
         self.framed: tuple[Any, ...] = ()
         self._ylim = (0.0, 1.0)  # without the legend's room
+        self._worded = False  # whether ticks are words
         self.calm = False  # limits only grow, for the frames of a running study
         self._made: dict[Hashable, Any] = {}
         self._named: set[Hashable] = set()
@@ -150,6 +151,9 @@ class Marks:
         if now == self.framed:
             return
         self.framed, self._ylim = now, ylim
+        if ticks is None and self._worded:
+            style.dress(self.ax)
+        self._worded = ticks is not None
         if ticks is not None:
             across, up = ([v if isinstance(v, str) else f"{v:g}" for v in side] for side in ticks)
             self.ax.set_xticks(range(len(across)), across)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Container
-from typing import TYPE_CHECKING
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
 
 import fmlab as fm
 from fmlab.judgement import still_falling
@@ -28,6 +30,11 @@ def sentence(study: Study, k: int | None = None, quantity: str = "loss", clients
     said = _verdict(verdict, quantity, clients, f"{when}{progress}", k, own)
     parts = [said, *_beside(study, verdict, quantity), diverged(study, clients)]
     return " ".join(filter(None, parts))
+
+
+def wrapped(text: str) -> str:
+    """In lines that a notebook's page need not break inside a word."""
+    return textwrap.fill(text, 100, subsequent_indent="  ")
 
 
 def _verdict(v: fm.Verdict, quantity: str, clients: str, when: str, k: int, own: Container[str]) -> str:
@@ -62,7 +69,7 @@ def _beside(study: Study, v: fm.Verdict, quantity: str) -> list[str]:
     """What else a reader has to know of a lead, or of the lack of one."""
     said = []
     servers = {name: study.setup.algorithms[name].server for name in (v.best, v.against) if name}
-    if v.outcome in ("lead", "open") and servers[v.best] != servers[v.against]:
+    if v.outcome in ("lead", "open") and len({_kind(s) for s in servers.values()}) > 1:
         steps = " and ".join(f"{_server(server)} for {name}" for name, server in servers.items())
         said.append(f"Their servers differ, {steps}: a part of it is the optimiser's.")
     if v.outcome == "open" and still_falling(study, v.best, quantity):
@@ -73,6 +80,11 @@ def _beside(study: Study, v: fm.Verdict, quantity: str) -> list[str]:
 def _server(server: Optimiser) -> str:
     plain = server == fm.SGD()
     return "the plain mean" if plain else f"{type(server).__name__}({server.lr:g})"  # type: ignore[attr-defined]
+
+
+def _kind(server: Optimiser) -> tuple[Any, ...]:
+    """What of an optimiser is no step size; those are searched for every method alike."""
+    return type(server), *(getattr(server, f.name) for f in fields(server) if f.name != "lr")
 
 
 def called(name: str, k: int = 1) -> str:

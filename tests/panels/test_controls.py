@@ -1,11 +1,14 @@
 """What a panel is, and the way from a control to a study."""
 
 import dataclasses
+import html
+import io
 
 import numpy as np
 import pytest
 import torch
 from matplotlib.colors import to_rgb
+from PIL import Image
 
 import fmlab as fm
 import lab
@@ -13,6 +16,7 @@ from lab.panel import advantage
 from lab.panel.board import GROUPS, RANGES, check
 from lab.panel.setting import METHODS, PLAIN, PRESETS, WORK, Setting, declaration, recorded
 from lab.panel.views import Viewpoint
+from lab.plots import style
 
 EVERY = [field for fields in GROUPS.values() for field in fields]
 
@@ -31,6 +35,19 @@ def test_each_panel_of_a_lesson_and_the_playground(small):
         assert panel.study.names == ["FedAvg", PLAIN, "FedMAML"]
         assert panel.sentence in panel._summary.value
         panel.close()
+
+
+def test_a_panel_starts_and_starts_again_from_what_was_given(small):
+    panel = lab.one_client(synchronous=True, k=1, **small)
+    assert "after 1 adaptation step," in panel.sentence
+    assert panel.board.controls["k"].slider.value == 1
+    panel.set(k=3)
+    panel._reset()
+    panel.wait()
+    assert "after 1 adaptation step," in panel.sentence
+    panel.close()
+    with pytest.raises(ValueError, match="k = 9 is not a whole number from 0 to 5"):
+        lab.one_client(synchronous=True, k=9, **small)
 
 
 def test_classes_of_the_page(make, walk):
@@ -55,9 +72,17 @@ def test_every_control_has_words_a_tooltip_and_a_number_box(make):
 
 
 def test_what_is_stored_and_shown_without_a_kernel(make):
-    bundle = make()._repr_mimebundle_()
+    panel = make()
+    bundle = panel._repr_mimebundle_()
     assert bundle["text/plain"] == "<fmlab panel: test>"
-    assert bundle["image/png"].startswith(b"\x89PNG")
+    assert f'alt="{html.escape(panel.sentence)} (round 10 of 10, 1 seed)"' in bundle["text/html"]
+    drawn = (style.small(panel._png), bundle["image/png"])
+    seen, stored = (np.asarray(Image.open(io.BytesIO(png)).convert("RGB")) for png in drawn)
+    assert np.abs(stored[: len(seen)].astype(int) - seen).mean() < 1  # each has its own 256 colours
+    words = stored[len(seen) :] < 128  # dark on light
+    assert words[:, : len(words[0]) // 2].any()
+    assert not words[[0, -1]].any()
+    assert not words[:, [0, -1]].any(), "and not over its edges"
     assert "application/vnd.jupyter.widget-view+json" in bundle
 
 
@@ -210,7 +235,7 @@ def test_a_preset_moves_the_controls(make, slider, press, small):
 
 def test_the_recorded_step_size_is_shown_wherever_it_is_taken(make, press):
     panel = make()
-    control, found = panel.board.controls["inner_lr"], recorded("inner_lr", "Sines")
+    control, found = panel.board.controls["inner_lr"], recorded("inner_lr", panel.setting)[0]
     panel.buttons.presets.value = "a step size too large"
     assert control.box.value != found
     press(panel, "reset")

@@ -3,6 +3,8 @@
 import pytest
 
 import fmlab as fm
+import lab
+from lab.install.button import doctor_button
 
 LIMIT = 120.0
 
@@ -85,3 +87,15 @@ def test_a_diverged_run_is_named(make):
     assert gone or infinite, "this step size is meant to be too large"
     for name in {*gone, *infinite}:
         assert f"{name} diverged" in panel.sentence
+
+
+@pytest.mark.parametrize(("software", "words"), [("jupyter", "Run the cell again"), ("voila/0.5", "Reload the page")])
+def test_what_to_do_without_a_kernel_is_there_before_it_is_gone(make, walk, monkeypatch, software, words):
+    """A kernel that is gone can send nothing any more; the page shows the words by itself (tests/browser/test_gone)."""
+    monkeypatch.setenv("SERVER_SOFTWARE", software)
+    for live in (make(), lab.drift(), lab.predict("Which?", "ab"), doctor_button()):
+        assert "fmlab-live" in live._dom_classes
+        (head,) = (w for w in walk(live) if "fmlab-head" in w._dom_classes)
+        assert "kernel is gone" in head.value
+        assert words in head.value
+        live.close()

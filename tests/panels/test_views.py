@@ -1,16 +1,19 @@
 """The page of views: what is looked at needs no training, and every picture says what it shows."""
 
+import io
 import struct
 import zlib
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import fmlab as fm
 import lab
 from lab.panel.canvas import encode
 from lab.panel.session import Session
 from lab.panel.setting import TASKS, controls, default
+from lab.plots import style
 from lab.plots.words import sentence
 
 
@@ -31,9 +34,12 @@ def test_looking_needs_no_training(make, monkeypatch, slider, press):
 
 
 def test_the_sentence_is_the_pictures_text(make):
-    panel = make()
-    assert panel._canvas.image.tooltip == panel.sentence == f"{sentence(panel.study)} {panel.setting.says()}"
+    """Of the first picture; the others have their titles."""
+    panel = make(views=("learning", "adaptation"))
+    first, second = panel._canvas.images.values()
+    assert first.tooltip == panel.sentence == f"{sentence(panel.study)} {panel.setting.says()}"
     assert panel.sentence
+    assert second.tooltip == title(panel, "adaptation") != ""
 
 
 def test_drawing_twice_gives_the_same_picture(make, slider):
@@ -53,6 +59,40 @@ def test_blitting_draws_what_a_full_draw_does(make):
     apart = np.abs(pixels[0] - pixels[1]).max(-1)
     assert apart.max() < 16
     assert (apart > 0).sum() < 20  # a rounded edge
+
+
+def test_each_plot_is_a_picture_of_its_own(make, slider):
+    """Put together they are the whole; one that did not change is not sent again."""
+    panel = make(views=("client", "adaptation", "learning"))
+    images = panel._canvas.images
+    seen = [np.asarray(Image.open(io.BytesIO(i.value))) for i in images.values()]
+    whole = np.asarray(Image.open(io.BytesIO(panel._png)))
+    assert [*images] == ["client", "adaptation", "learning"]
+    assert (np.concatenate(seen[:2], 1) == whole[: len(seen[0])]).all()
+    assert (seen[2] == whole[len(seen[0]) :, : seen[2].shape[1]]).all()
+    for image, pixels in zip(images.values(), seen, strict=True):
+        assert (int(image.height), int(image.width)) == pixels.shape[:2]
+    before = {n: i.value for n, i in images.items()}
+    panel.set(client=1)
+    panel.set(x="bytes")
+    assert images["learning"].value != before["learning"]
+
+
+@pytest.mark.parametrize("name", ["heterogeneity", "playground"])
+def test_on_a_projector_text_is_larger_and_no_title_is_cut(small, name, small_map):
+    sizes = {}
+    for size, scale in style.SIZES.items():
+        panel = getattr(lab, name)(synchronous=True, size=size, **small)
+        assert panel._canvas.dpi == 80 * scale
+        for view, marks in panel._canvas._marks.items():
+            box, heading = (
+                panel._canvas._boxes[view],
+                marks.ax.title if marks.ax.title.get_text() else marks.ax._left_title,
+            )
+            assert heading.get_window_extent().x1 <= box.x1, view
+            sizes[view, size] = heading.get_fontsize()
+        panel.close()
+    assert all(sizes[v, "projector"] == 1.5 * text for (v, size), text in sizes.items() if size == "notebook")
 
 
 def title(panel, view):
@@ -127,10 +167,11 @@ def test_pictures_are_a_task_too(make, task):
     assert panel.study.accuracy
     assert panel.board.controls["shots"].value == default("shots", task)
     assert controls(TASKS[task])["shots"] == "shots"
-    before = panel._png
-    panel.set(quantity="accuracy")
-    assert panel._png != before
     assert "correct" in panel.sentence
+    before = panel._png
+    panel.set(quantity="loss")
+    assert panel._png != before
+    assert "loss" in panel.sentence
 
 
 def test_saved_picture_and_link(make, tmp_path, press):
