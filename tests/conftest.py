@@ -13,7 +13,7 @@ import torch
 
 from fmlab.data import Batch, examples
 from fmlab.declare import step_sizes
-from fmlab.engine import Store, rounds, serve, share_of, weigh, work
+from fmlab.engine import Store, rounds
 from fmlab.losses import CrossEntropy, SquaredError
 from fmlab.models import MLP
 from fmlab.objective import Empirical
@@ -83,35 +83,6 @@ def _train(algorithm, population, last=3, *, seeds=(0,), per_round=None, dtype=t
     setup = prepare([algorithm], population, seeds=seeds, clients_per_round=1, dtype=dtype, model=model)
     options |= {"seeds": setup.config["seeds"], "per_round": per_round or population.n_clients}
     return _after(last, algorithm, setup.objective, setup.training, setup.start, **options), setup
-
-
-def _replay(plan, rounds, afresh=()):
-    """The end of a plan for nodes by the core's functions, with those who took part by what its run said; afresh:
-    (round, client) that begin anew."""
-    setup = plan.setup()
-    a, clients, store = setup.spread(plan.algorithm), setup.training, Store()
-    f = a.objective(setup.objective)
-    held, kept = a.start(f, setup.start[:, None])
-    store.fill(kept, clients.number)
-    moments = {name: a.server.init(held[name]) for name in a.learned}
-    for t, who in enumerate(rounds):
-        places = torch.tensor([who])
-        for c in [c for r, c in afresh if r == t]:
-            store.put(torch.tensor([[c]]), kept)
-        support, query, both = clients.take(places)
-        weight = weigh(clients.sizes.gather(1, places), plan.weights)
-        share = share_of(clients.sizes, places, plan.weights, None)
-        for phase in range(a.phases(f)):
-            batch = Batch(support, query, (plan.seed,), t, clients.called(places), phase, both)
-            sent, after = work(a, f, held, store.take(places), batch, plan.transforms)
-            held, moments = serve(a, f, held, moments, sent, weight, share, t + 1)
-            store.put(places, after)
-    return held
-
-
-@pytest.fixture(scope="session")
-def replay():
-    return _replay
 
 
 @pytest.fixture(scope="session")

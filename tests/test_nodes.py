@@ -84,7 +84,7 @@ def test_moments_of_the_server_are_saved_with_it(server, tmp_path):
     plan = plan_of(small(fm.FedMAML), rounds=4, server=server, clients_per_round=2)
     run(replace(plan, rounds=2), ONE_EACH, tmp_path)
     state, events, _ = run(plan, ONE_EACH, tmp_path)
-    assert events[0] == {"event": "resumed", "round": 2, "of": 4, "method": "FedMAML"}
+    assert events[0] == {"event": "resumed", "part": 0, "round": 2, "of": 4, "method": "FedMAML"}
     assert gap(state.held, plan.simulation().run().held) == 0.0
 
 
@@ -104,6 +104,15 @@ def test_float32_travels_as_it_is(tmp_path):
     state, _, _ = run(plan, ONE_EACH, tmp_path)
     assert state.held["model"].dtype == torch.float32
     assert gap(state.held, plan.simulation().run().held) == 0.0
+
+
+def test_a_replay_of_who_took_part_is_the_simulation_where_those_are_its_participants(tmp_path):
+    plan = plan_of(small(fm.Scaffold), rounds=4, clients_per_round=3, server=fm.Adam())
+    simulation = plan.simulation()
+    *states, last = simulation.rounds()
+    whos = [state.participants[0].tolist() for state in (*states[1:], last)]
+    assert gap(simulation.replay(whos), last.held) == 0.0
+    assert gap(simulation.replay([*whos[:3], [0, 1, 2, 3, 4]]), last.held) > 0
 
 
 # --- Plans ----------------------------------------------------------------------------------------------------------
@@ -175,7 +184,7 @@ def test_sweeps_and_clients_with_data_do_not_travel():
 # --- Nodes that fail ------------------------------------------------------------------------------------------------
 
 
-def test_the_next_in_turn_replaces_who_is_dead(tmp_path, replay):
+def test_the_next_in_turn_replaces_who_is_dead(tmp_path):
     """Node 1 dies after round 1, unannounced: the round in which it is missed goes on with the next in turn."""
     plan = plan_of(small(fm.Scaffold), rounds=6, clients_per_round=3)
     state, events, _ = run(plan, ONE_EACH, tmp_path, lambda t, g: g.dead.add(1002) if t == 1 else None)
@@ -187,7 +196,7 @@ def test_the_next_in_turn_replaces_who_is_dead(tmp_path, replay):
     assert [sorted(w) for w in whos] == [sorted(w) for w in expected]
     assert any(1 in in_turn(5, 0, t)[:3] for t in range(1, 6)), "it is missed"
     assert [e["clients"] for e in events.of("failed")] == [[1]]
-    assert gap(state.held, replay(plan, whos)) == 0.0
+    assert gap(state.held, plan.simulation().replay(whos)) == 0.0
 
 
 def control_is_the_mean(plan, state, shelf):
@@ -196,7 +205,7 @@ def control_is_the_mean(plan, state, shelf):
     return float((state.held["control"][0, 0] - kept.mean(0)).abs().max())
 
 
-def test_a_lost_answer_is_counted_neither_twice_nor_half(tmp_path, replay):
+def test_a_lost_answer_is_counted_neither_twice_nor_half(tmp_path):
     """Node 2 works and keeps, and its answer is lost: what it kept is named by nobody, and c stays the mean."""
     plan = plan_of(small(fm.Scaffold), rounds=4)
     lose = {"now": False}
@@ -216,7 +225,7 @@ def test_a_lost_answer_is_counted_neither_twice_nor_half(tmp_path, replay):
     state, events, _ = run(plan, grid, tmp_path, before)
     whos = [e["who"] for e in events.of("round")]
     assert [2 in w for w in whos] == [True, False, True, True]
-    assert gap(state.held, replay(plan, whos)) == 0.0
+    assert gap(state.held, plan.simulation().replay(whos)) == 0.0
     key = client.run_key(plan, 0)
     last = {c: max(t for t, w in enumerate(whos) if c in w) + 1 for c in range(5)}
 
@@ -227,7 +236,7 @@ def test_a_lost_answer_is_counted_neither_twice_nor_half(tmp_path, replay):
 
 
 @pytest.mark.parametrize("keep", [True, False])
-def test_a_node_that_is_started_again(tmp_path, keep, replay):
+def test_a_node_that_is_started_again(tmp_path, keep):
     """With what its client kept, as if nothing had been; without, the client begins afresh, and that is said."""
     kept = {"keep": str(tmp_path / "kept")} if keep else {}
     plan = plan_of(small(fm.Scaffold), rounds=5, clients_per_round=3)
@@ -243,12 +252,12 @@ def test_a_node_that_is_started_again(tmp_path, keep, replay):
     assert any(1 in w for w in whos[:2]), "it has something to lose"
     lost = [(e["round"] - 1, c) for e in events.of("lost") for c in e["clients"]]
     assert lost == ([] if keep else [(first, 1)])
-    assert gap(state.held, replay(plan, whos, lost)) == 0.0
+    assert gap(state.held, plan.simulation().replay(whos, lost)) == 0.0
     if not keep:
-        assert gap(state.held, replay(plan, whos)) > 0, "what is lost makes a difference"
+        assert gap(state.held, plan.simulation().replay(whos)) > 0, "what is lost makes a difference"
 
 
-def test_a_client_lost_between_two_exchanges_begins_the_round_again_without_it(tmp_path, replay):
+def test_a_client_lost_between_two_exchanges_begins_the_round_again_without_it(tmp_path):
     """FedMA asks twice a round; node 2 answers the first time only. Nothing of the first exchange is counted."""
     plan = plan_of(small(fm.FedMA), clients=replace(CLIENTS, support=3, query=3), model=fm.MLP((1, 4, 1)))
     ill = {"now": False}
@@ -266,7 +275,7 @@ def test_a_client_lost_between_two_exchanges_begins_the_round_again_without_it(t
     whos = [e["who"] for e in events.of("round")]
     assert [2 in w for w in whos] == [True, False, True]
     assert events.of("lost") == []
-    assert gap(state.held, replay(plan, whos)) == 0.0
+    assert gap(state.held, plan.simulation().replay(whos)) == 0.0
 
 
 def test_a_server_that_is_started_again_goes_on(tmp_path):
@@ -452,6 +461,17 @@ def test_a_file_that_does_not_fit_is_said_on_both_sides(text, says, tables, tmp_
         enrol(plan_of_files(fm.FedAvg), LoopGrid([*own(tables), {"name": "dan", "data": str(path)}]), 4, 0.5, events)
     assert says in events.of("refused")[0]["problem"]
     assert says in capsys.readouterr().out
+
+
+def test_two_nodes_with_one_name_the_first_keeps_it(tables, capsys):
+    events = Events()
+    twice = LoopGrid([*own(tables), {"name": "bob", "data": tables["alice"]}])
+    with pytest.raises(Nobody, match="3 of 4 nodes"):
+        enrol(plan_of_files(fm.FedAvg), twice, 4, 0.5, events)
+    assert [e["problem"] for e in events.of("refused")] == [
+        "two nodes are called 'bob', and the other one was here first"
+    ]
+    assert "takes no part: two nodes are called 'bob'" in capsys.readouterr().out
 
 
 def test_who_is_not_enrolled_waits_for_the_next_run(tables, tmp_path):

@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -134,27 +134,50 @@ def local(given: argparse.Namespace) -> int:
                 federation.configs[f"node{i}"] = config
         say({"event": "started", "nodes": given.nodes, "address": federation.address})
         federation.submit(plans, nodes=given.nodes - given.late)
-        states = {}
+        ends = [End() for _ in plans]
         for event in federation.events():
             say(event)
-            if event["event"] == "finished":
-                states[event["part"]] = Path(event["state"])
-        return compare(plans, states, say if given.json else None)
+            ends[event.get("part", 0)].hear(event)
+        return compare(plans, ends, say if given.json else None)
 
 
-def compare(plans: Sequence[Plan], states: dict[int, Path], say: Any = None) -> int:
-    """Each run beside the same one in the simulation."""
+@dataclass
+class End:
+    """Of one plan's run: where its last state is, and who took part."""
+
+    state: Path = Path()
+    whole: bool = True  # False: it went on from a saved round, and who took part before is not known
+    who: list[list[int]] = field(default_factory=list)
+    afresh: list[tuple[int, int]] = field(default_factory=list)
+
+    def hear(self, event: dict[str, Any]) -> None:
+        if event["event"] == "round":
+            self.who.append(event["who"])
+            self.afresh += [(event["round"] - 1, c) for c in event["lost"]]
+        elif event["event"] == "resumed":
+            self.whole = False
+        elif event["event"] == "finished":
+            self.state = Path(event["state"])
+
+
+def compare(plans: Sequence[Plan], ends: Sequence[End], say: Any = None) -> int:
+    """Each run beside the same one in the simulation, and beside one with those alone who answered."""
     from fmlab.nodes.server import Saved
     from fmlab.nodes.wire import load
 
     worst = 0.0
-    for part, plan in enumerate(plans):
-        found = gap(Saved.read(load(states[part])).state.held, plan.simulation().run().held)
-        worst = max(worst, found)
+    for plan, end in zip(plans, ends, strict=True):
+        held, simulation = Saved.read(load(end.state)).state.held, plan.simulation()
+        found = answered = gap(held, simulation.run().held)
+        if found > 0 and end.whole:
+            answered = gap(held, simulation.replay(end.who, end.afresh))
+        worst = max(worst, answered if end.whole else 0.0)
         if say is not None:
-            say({"event": "gap", "method": plan.name, "gap": found})
-        else:
-            print(f"{plan.name:<10} the largest difference from the simulation: {found:g}", flush=True)
+            say({"event": "gap", "method": plan.name, "gap": found, "answered": answered})
+            continue
+        print(f"{plan.name:<10} the largest difference from the simulation: {found:g}", flush=True)
+        if found > 0 and end.whole:
+            print(f"{'':<10} from one with those who answered: {answered:g}", flush=True)
     return int(not worst <= CLOSE)
 
 
@@ -175,12 +198,13 @@ def _obey(federation: Federation, say: Any) -> None:
     for text in sys.stdin:
         try:
             command = json.loads(text)
-            if command["do"] == "kill":
-                federation.kill_node(command["node"])
-                say({"event": "killed", "node": command["node"]})
-            elif command["do"] == "add":
-                federation.restart_node(command["node"])
-                say({"event": "added", "node": command["node"]})
+            node = command["node"]
+            if command["do"] == "kill" and node in federation.nodes:
+                federation.kill_node(node)
+                say({"event": "killed", "node": node})
+            elif command["do"] == "add" and node not in federation.nodes:
+                federation.restart_node(node)
+                say({"event": "added", "node": node})
         except (ValueError, KeyError) as problem:
             say({"event": "misunderstood", "problem": repr(problem)})
     os.kill(os.getpid(), signal.SIGINT)

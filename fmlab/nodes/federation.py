@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -35,6 +36,7 @@ from fmlab.nodes.plan import Plan
 THIN = Path(__file__).parent / "thin"
 SILENCE = 30.0  # seconds without an event after which the run is looked after
 LOOK = 0.1
+REFUSAL = re.compile(rb'"POST /v1/fleet/(register|activate)-node HTTP/1.1" [45]')
 
 
 class FederationError(RuntimeError):
@@ -106,6 +108,7 @@ class Federation:
         self.configs: dict[str, dict[str, Any]] = {}
         self.read = 0  # bytes of the events that were read
         self.run = ""
+        self._strangers, self._log_read = False, 0
         self._others: list[subprocess.Popen[bytes]] = []
         self._started = self._runs = 0
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -145,7 +148,7 @@ class Federation:
     def log(self, name: str) -> Path:
         return self.folder / f"{name}.log"
 
-    def start_link(self, database: bool = False, seconds: float = 60.0) -> None:
+    def start_link(self, database: bool = False, seconds: float = 180.0) -> None:
         """``database``: it remembers in a file. Raises FederationError where the port is taken, or it is not up in
         time."""
         check_port(self.host, self.port)
@@ -207,7 +210,7 @@ class Federation:
 
     # --- Runs ---
 
-    def submit(self, plans: Sequence[Plan], *, nodes: int = 0, wait: float = 60.0) -> None:
+    def submit(self, plans: Sequence[Plan], *, nodes: int = 0, wait: float = 180.0) -> None:
         """Start a run of these plans; from where it stands, where the folder holds such a run."""
         self._runs, self.read = self._runs + 1, 0
         self.progress.unlink(missing_ok=True)
@@ -237,7 +240,7 @@ class Federation:
             stdin=subprocess.DEVNULL,
             env=environment(self.folder / "homes" / "cli"),
             cwd=self.folder,
-            timeout=120,
+            timeout=300,
         )
         with suppress(ValueError):
             found: dict[str, Any] = json.loads(done.stdout[done.stdout.index("{") :])
@@ -247,13 +250,8 @@ class Federation:
 
     def new_events(self) -> list[dict[str, Any]]:
         """What the run has said since the last call."""
-        if not self.progress.exists():
-            return []
-        with self.progress.open("rb") as f:
-            f.seek(self.read)
-            whole, _, _ = f.read().rpartition(b"\n")
-        self.read += len(whole) + 1 if whole else 0
-        return [json.loads(line) for line in whole.splitlines()]
+        lines, self.read = _whole_lines(self.progress, self.read)
+        return [json.loads(line) for line in lines]
 
     def events(self, seconds: float = 3600.0) -> Iterator[dict[str, Any]]:
         """Until the run is done. Raises FederationError where it fails, or says nothing for so long."""
@@ -266,9 +264,14 @@ class Federation:
                     raise FederationError(str(event["problem"]))
                 if event["event"] == "done":
                     return
+            if self._turned_away():
+                yield {"event": "stranger"}
             now = time.monotonic()
             if self.link is not None and self.link.poll() is not None:
                 raise FederationError(f"the SuperLink ended: {tail(self.log('superlink'))}")
+            if self.nodes and all(p.poll() is not None for p in self.nodes.values()):
+                name, _ = next(iter(self.nodes.items()))
+                raise FederationError(f"every node has ended; {name} said: {tail(self.log(name))}")
             if now > looked + SILENCE:
                 looked = now
                 self._look_after()
@@ -276,10 +279,19 @@ class Federation:
                 raise FederationError(f"the run has said nothing for {seconds:g} s; its log is in {self.folder}")
             time.sleep(LOOK)
 
+    def _turned_away(self) -> bool:
+        """Whether the SuperLink has refused a node that nobody invited; said once."""
+        if self.room is None or self._strangers:
+            return False
+        lines, self._log_read = _whole_lines(self.log("superlink"), self._log_read)
+        self._strangers = any(REFUSAL.search(line) for line in lines)
+        return self._strangers
+
     def _look_after(self) -> None:
         found = self._flwr("list", "fmlab", "--run-id", self.run, "--format", "json")
         status = str(found["runs"][0].get("status", ""))
-        if status.startswith("finished:") and status != "finished:completed" and not self.new_events():
+        silent = not _whole_lines(self.progress, self.read)[0]  # else it has said why
+        if status.startswith("finished:") and status != "finished:completed" and silent:
             raise FederationError(f"the run is {status}: {tail(self.log('superlink'))}")
 
     def stop(self) -> None:
@@ -329,12 +341,23 @@ def line(event: dict[str, Any]) -> str:
         "refused": f"a node takes no part: {event.get('problem', '')}",
         "lost": f"{who}: what was kept is lost, so it begins afresh",
         "without": f"beginning without {who}",
+        "stranger": "somebody whose ticket this link does not know was turned away",
         "resumed": f"{event.get('method', '')} goes on from round {event.get('round')} of {event.get('of')}",
     }
     if kind == "judged" and event["losses"]:
         mean = sum(event["losses"]) / len(event["losses"])
         return f"{event['method']:<10} after round {event['round']}: mean loss on the nodes {mean:.4f}"
     return words.get(kind, "")
+
+
+def _whole_lines(path: Path, begin: int) -> tuple[list[bytes], int]:
+    """Of a file that grows, from a byte on, and the byte after the last whole one."""
+    if not path.exists():
+        return [], begin
+    with path.open("rb") as f:
+        f.seek(begin)
+        whole, end, _ = f.read().rpartition(b"\n")
+    return whole.splitlines(), begin + len(whole) + len(end)
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:

@@ -23,9 +23,9 @@ from torch import Tensor
 from fmlab import archive
 from fmlab.adaptation import settled
 from fmlab.algorithms import Algorithm
-from fmlab.data import Tree
+from fmlab.data import Batch, Tree
 from fmlab.declare import Validated, step_sizes, sweeps
-from fmlab.engine import State, Store
+from fmlab.engine import State, Store, serve, share_of, weigh, work
 from fmlab.evaluation import evaluate
 from fmlab.models import Model
 from fmlab.nodes.files import Files
@@ -163,6 +163,30 @@ class Simulation:
     def run(self) -> State:
         *_, last = self.rounds()
         return last
+
+    @torch.no_grad()
+    def replay(self, rounds: Sequence[Sequence[int]], afresh: Iterable[tuple[int, int]] = ()) -> Tree:
+        """What the server holds (1, 1, .) after rounds with those who took part in each; afresh: (round, client) of
+        those who had lost what they keep, and began the round anew."""
+        setup, plan, store = self.setup, self.plan, Store()
+        a, clients = setup.spread(plan.algorithm), setup.training
+        f = a.objective(setup.objective)
+        held, kept = a.start(f, setup.start[:, None])
+        store.fill(kept, clients.number)
+        moments = {name: a.server.init(held[name]) for name in a.learned}
+        for t, who in enumerate(rounds):
+            places = torch.tensor([who])
+            for c in [c for r, c in afresh if r == t]:
+                store.put(torch.tensor([[c]]), kept)
+            support, query, both = clients.take(places)
+            weight = weigh(clients.sizes.gather(1, places), plan.weights)
+            share = share_of(clients.sizes, places, plan.weights, None)
+            for phase in range(a.phases(f)):
+                batch = Batch(support, query, (plan.seed,), t, clients.called(places), phase, both)
+                sent, after = work(a, f, held, store.take(places), batch, plan.transforms)
+                held, moments = serve(a, f, held, moments, sent, weight, share, t + 1)
+                store.put(places, after)
+        return held
 
     def loss(self, state: State) -> float:
         """Mean query loss of unseen clients after all adaptation steps."""

@@ -179,8 +179,12 @@ class Roster:
         text = f"two nodes have client {both[0]}: {holder.called()}, which was here first, and {node.called()}"
         node.state = "refused"
         self.say("refused", node=str(key[0]), name=node.name, problem=text)
+        self.tell(key[0], text)
+
+    def tell(self, node: int, text: str) -> None:
+        """Whoever sits at a node, why it takes no part."""
         told = RecordDict({"asked": ConfigRecord({"text": f"this node takes no part: {text}"})})
-        self.post.ask([(key[0], told, None)], "query.told", self.patience)
+        self.post.ask([(node, told, None)], "query.told", self.patience)
 
     def failed(self, node: int, problem: str) -> None:
         """It did not do what it was asked; it takes part again once it has answered the roll."""

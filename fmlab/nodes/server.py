@@ -75,6 +75,11 @@ class Saved:
         return Saved(state, tree["versions"])
 
 
+def held(path: str | Path) -> Tree:
+    """What the server held when it saved, named tensors (1, 1, .). Raises ValueError for a damaged file."""
+    return Saved.read(wire.load(Path(path))).state.held
+
+
 class Run:
     """One plan on a grid."""
 
@@ -91,7 +96,7 @@ class Run:
         """folder: for the state, and of the run before, where there is one; part: which of several plans it is;
         wait: seconds to wait for nodes before the run gives up; nodes: how many are enough to begin, None: those who
         have all clients. Raises PlanError where the folder holds another run."""
-        self.plan, self.say, self.wait, self.nodes = plan, say, wait, nodes
+        self.plan, self.part, self.say, self.wait, self.nodes = plan, part, say, wait, nodes
         self.post = Post(grid)
         self.setup = plan.setup()
         self.algorithm = self.setup.spread(plan.algorithm)
@@ -119,7 +124,7 @@ class Run:
                     f"rounds = {self.plan.rounds}, and {self.path} holds the run after round {saved.state.round}; give "
                     "more rounds, or another folder"
                 )
-            self.say("resumed", round=saved.state.round, of=self.plan.rounds, method=self.plan.name)
+            self.say("resumed", part=self.part, round=saved.state.round, of=self.plan.rounds, method=self.plan.name)
             return saved
         held, _ = self.algorithm.start(self.f, self.setup.start[:, None])
         moments = {name: self.algorithm.server.init(held[name]) for name in self.algorithm.learned}
@@ -145,6 +150,7 @@ class Run:
             wire.save(self.path, self.saved.tree())
             self.say(
                 "round",
+                part=self.part,
                 round=self.state.round,
                 of=self.plan.rounds,
                 method=self.plan.name,
@@ -396,7 +402,9 @@ def enrol(plan: Plan, grid: Grid, nodes: int, wait: float, say: Say) -> Plan:
                 said: Any = answer.content["said"]
                 name = str(said["name"])
                 if name in told:
-                    say("refused", node=str(answer.asked.node), name=name, problem=f"two nodes are called {name!r}")
+                    text = f"two nodes are called {name!r}, and the other one was here first"
+                    say("refused", node=str(answer.asked.node), name=name, problem=text)
+                    roster.tell(answer.asked.node, text)
                     continue
                 support, query = (int(n) for n in said["counts"])
                 told[name] = Moments(support, query, list(said["mean"]), list(said["squares"]))
