@@ -57,7 +57,7 @@ bench: ##      measure fmlab beside its peers on this machine
 	$(RUN) -m benchmarks $(ARGS)
 
 notebooks: ##  run every notebook in a fresh kernel and store its outputs
-	@$(PYTHON) tools/install.py test
+	@$(PYTHON) tools/install.py test nodes
 	$(RUN) tools/notebooks.py $(ARGS)
 
 repair: ##     compare every installed file with its checksum, and install again what is damaged

@@ -177,6 +177,8 @@ def test_another_plan_is_refused_in_a_sentence(change, says):
 def test_sweeps_and_clients_with_data_do_not_travel():
     with pytest.raises(PlanError, match="swept"):
         plan_of(fm.FedAvg(lr=fm.sweep(0.1, 0.2), adapt_lr=0.1))
+    with pytest.raises(PlanError, match="tune: not done on nodes, and left out it would be another run"):
+        plan_of(small(fm.FedAvg), tune=True)
     with pytest.raises(ValueError, match="clients_per_round = 9"):
         plan_of(small(fm.FedAvg), clients_per_round=9)
 

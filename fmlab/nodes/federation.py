@@ -34,7 +34,7 @@ from fmlab.nodes import keys, warm
 from fmlab.nodes.plan import Plan
 
 THIN = Path(__file__).parent / "thin"
-SILENCE = 30.0  # seconds without an event after which the run is looked after
+SILENCE = 60.0  # seconds without an event after which the run is looked after
 LOOK = 0.1
 REFUSAL = re.compile(rb'"POST /v1/fleet/(register|activate)-node HTTP/1.1" [45]')
 

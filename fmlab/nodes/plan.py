@@ -231,10 +231,15 @@ def make(
 
     Raises ValueError and TypeError as ``compare`` does, and PlanError for what cannot travel.
     """
+    names = {f.name for f in fields(Plan)} - {"algorithm", "seed", "patience"}
+    if strange := sorted(set(options) - names - {"server"}):
+        raise PlanError(
+            f"{', '.join(strange)}: not done on nodes, and left out it would be another run; a plan takes "
+            f"{', '.join(sorted({*names, 'server'}))}"
+        )
     options = {"clients_per_round": clients.n_clients} | options
     setup = recorded(prepare(algorithms, clients, rounds=rounds, seeds=(seed,), evaluations=1, **options))
     config = setup.config
-    names = {f.name for f in fields(Plan)} - {"algorithm", "seed", "patience"}
     shared = {name: config[name] for name in names}
     plans = [Plan(algorithm=a, seed=seed, patience=patience, **shared) for a in setup.algorithms.values()]
     for plan in plans:

@@ -93,9 +93,9 @@ class Run:
         wait: float = 60.0,
         nodes: int | None = None,
     ) -> None:
-        """folder: for the state, and of the run before, where there is one; part: which of several plans it is;
-        wait: seconds to wait for nodes before the run gives up; nodes: how many are enough to begin, None: those who
-        have all clients. Raises PlanError where the folder holds another run."""
+        """folder: for the state, and of the run before, where there is one; part: which of several plans it is; wait:
+        seconds to wait for nodes before the run gives up; nodes: how many will be there, None: nobody knows. Raises
+        PlanError where the folder holds another run."""
         self.plan, self.part, self.say, self.wait, self.nodes = plan, part, say, wait, nodes
         self.post = Post(grid)
         self.setup = plan.setup()
@@ -168,25 +168,27 @@ class Run:
         return None if isinstance(self.plan.clients, Files) else score(self.plan, self.setup, self.state.held)
 
     def _gather(self) -> None:
-        """Wait until all clients are here, or enough nodes, or those who are here have been alone for as long as a
-        round waits."""
+        """Wait until all clients are here, or as many nodes have answered as shall be there; or until those who are
+        here have been alone for long: as long as a round waits, or as nodes are waited for where it is known how many
+        there will be."""
         until = time.monotonic() + self.wait
+        patience = self.plan.patience if self.nodes is None else self.wait
         alone: float | None = None
         while len(self.roster.clients) < self.plan.number and not self._enough():
             if self.roster.clients:
                 alone = time.monotonic() if alone is None else alone
-                if time.monotonic() > alone + self.plan.patience:
-                    missing = sorted(set(range(self.plan.number)) - set(self.roster.clients))
-                    self.say("without", clients=missing)
-                    return
+                if time.monotonic() > alone + patience:
+                    break
             elif time.monotonic() > until:
                 raise self._nobody()
             self._listen()
+        if missing := sorted(set(range(self.plan.number)) - set(self.roster.clients)):
+            self.say("without", clients=missing)
         self.say("ready", clients=self.roster.clients, method=self.plan.name)
 
     def _enough(self) -> bool:
-        here = sum(node.state == "here" for node in self.roster.nodes.values())
-        return self.nodes is not None and here >= self.nodes
+        answered = [node.state for node in self.roster.nodes.values() if node.state in ("here", "refused")]
+        return self.nodes is not None and len(answered) >= self.nodes and "here" in answered
 
     def _nobody(self) -> Nobody:
         there = len(self.roster.nodes)
@@ -198,7 +200,7 @@ class Run:
         """What came but the roll's."""
         self.roster.look()
         found = [a for a in self.post.answers() if not self.roster.take(a)]
-        self.pause = SOON if found else min(LATER, 1.1 * self.pause)
+        self.pause = SOON if found else min(LATER, 1.2 * self.pause)
         if not found:
             time.sleep(self.pause)
         return found

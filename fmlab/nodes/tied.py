@@ -34,7 +34,7 @@ def wait_longer() -> None:
     from flwr.supercore.corestate import in_memory_corestate, sql_corestate
 
     for states in (in_memory_corestate, sql_corestate):
-        states.HEARTBEAT_DEFAULT_INTERVAL = LEASE  # type: ignore[attr-defined]
+        states.HEARTBEAT_DEFAULT_INTERVAL = LEASE
 
 
 def main() -> None:

@@ -119,7 +119,7 @@ def _answer(link: Any, config: Config, app: Callable[[Message, Context], Message
             got = receive()
             if got is None:
                 time.sleep(pause)
-                pause = min(LATER, 1.1 * pause)
+                pause = min(LATER, 1.2 * pause)
                 continue
             pause = SOON
             message, tree = got
