@@ -263,7 +263,7 @@ def rounds(
         weight = weigh(clients.sizes.gather(1, places).repeat(values, 1), weights, answered)
         number = torch.full_like(state.answers, per_round) if answered is None else answered.sum(1)
         heard = state.heard + (number > 0)
-        share = _share(clients.sizes, who, weights, answered)
+        share = share_of(clients.sizes, who, weights, answered)
         t = state.round + 1 if answered is None or expected else heard.clamp(min=1)[:, None, None]
         held, moments, up, down = state.held, state.moments, 0, 0
         for phase in range(phases):
@@ -288,7 +288,7 @@ def rounds(
         state = State(state.round + 1, held, moments, diverged, heard, state.answers + number, up, down, places)
 
 
-def _share(sizes: Tensor, who: Tensor, weights: str, answered: Tensor | None) -> float | Tensor:
+def share_of(sizes: Tensor, who: Tensor, weights: str, answered: Tensor | None) -> float | Tensor:
     """Of all N clients' weight, sizes (S, N), what those of who (R, C) that answered have: a number, or (R, 1, 1)."""
     if answered is None and weights == "uniform":
         return who.shape[1] / sizes.shape[1]

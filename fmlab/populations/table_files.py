@@ -100,6 +100,26 @@ def read(source: Any, options: Options) -> tuple[Rows, list[str]]:
     return rows, said.sentences
 
 
+def numbers(path: Path, target: str, features: tuple[str, ...]) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
+    """One client's file of numbers: inputs (n, d) and target (n,) float64, without the rows that lack any of them, and
+    what was decided. Raises DataError."""
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; give a CSV or Parquet file")
+    said = Said(str(path))
+    options = Options(None, (target,), features, (), None, "auto", ())
+    frame = _checked(_file(path, options, said), options, said)
+    columns = {name: _column(frame[name], said) for name in (*features, target)}
+    for name, column in columns.items():
+        if column.kind == "text":
+            raise said.error(f"column {name!r} holds texts; on a node of its own a client's columns are numbers")
+    both = np.stack([column.values for column in columns.values()], 1)
+    there = np.isfinite(both).all(1)
+    if lost := int((~there).sum()):
+        said(f"{_count(lost, 'row')} without a number in one of the columns left out")
+    kept = torch.from_numpy(both[there])
+    return kept[:, :-1].contiguous(), kept[:, -1].contiguous(), said.sentences
+
+
 def more(source: Any, rows: Rows, options: Options, target: bool) -> tuple[Any, Any, list[str]]:
     """Other rows of the same form: x (n, d) as numbers, NaN where missing, and with ``target`` y (n, o) or classes
     (n,), else None; and what was decided. The client's column and the time are not looked at. Raises DataError."""

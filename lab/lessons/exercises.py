@@ -613,6 +613,49 @@ def power(answer: Any) -> Steps:
     )
 
 
+def next_in_turn(answer: Any) -> Steps:
+    """A function (turn, here, m) that gives the clients of a round as a list, in order: turn is a list of all clients,
+    here a set of those that can be reached."""
+    own = Function(answer, "turn, here, m")
+    turn, everybody = [3, 0, 4, 2, 1], {0, 1, 2, 3, 4}
+
+    def says(here: set[int], m: int) -> Tensor:
+        wanted = "A list of clients is wanted"
+        found = own(turn, here, m)
+        count = len(found) if isinstance(found, list | tuple | Tensor) else min(m, len(here))
+        return array(found, (count,), wanted, "your function returns")
+
+    def right(here: set[int], m: int) -> Tensor:
+        return _float64(*[c for c in turn if c in here][:m])
+
+    yield near(says(everybody, 3), right(everybody, 3)), "With all of them here, the first m in turn take part."
+    gone = everybody - {0}
+    dropped = near(says(gone, 3), _float64(3, 4))
+    yield not dropped, "Who is not here is replaced by the next in turn, so that m take part if there are as many."
+    sorted_ = near(says(gone, 3), right(gone, 3).sort().values)
+    yield not sorted_, "In turn, not by number: on both sides sums are made in this order."
+    yield near(says(gone, 3), right(gone, 3)), "Who is not here is passed over; the next in turn takes the place."
+    yield near(says({1, 2}, 3), right({1, 2}, 3)), "With fewer than m here, all of them take part."
+
+
+def lost_control(answer: Any) -> Steps:
+    """A function (kept, lost) that gives c minus the mean of the c_i, a tensor (P,)."""
+    own = Function(answer, "kept, lost")
+    kept, lost = _uniform(5, 3), [1, 4]
+    found = own.array((3,), "A tensor of shape (P,) is wanted", kept, lost)
+    left = kept.clone()
+    left[lost] = 0
+    yield from _told(
+        found,
+        kept.mean(0) - left.mean(0),
+        "c is the mean of all that was kept; take from it the mean after those of the lost are 0.",
+        (left.mean(0) - kept.mean(0), "The sign: c minus the mean, not the mean minus c."),
+        (kept.mean(0) - left.sum(0) / 3, "The mean is over all N clients: who begins afresh still counts, with 0."),
+        (kept[lost].sum(0), "This is the sum over those who lost it; the means are over N."),
+        (kept[lost].mean(0), "This is the mean over those who lost it; the means are over all N."),
+    )
+
+
 LESSONS = {
     "00 Start here": (trivial_loss,),
     "01 Federated averaging": (fedprox_round, where_fedavg_settles, megabytes),
@@ -624,4 +667,5 @@ LESSONS = {
     "07 Real clients": (units_of_training, half_life),
     "08 What leaves the client": (picture_from_gradient, noise_in_all, trimmed_mean),
     "09 Why it works": (per_fedavg_rest, rounds_enough, first_order_bias, largest_angle, power),
+    "10 Real nodes": (next_in_turn, lost_control),
 }
