@@ -18,7 +18,7 @@ FOLDER = ROOT / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 LESSONS = [path for path in NOTEBOOKS if path.name != "playground.ipynb"]
 LINES = 12
-PANELS = {"playground", "heterogeneity", "inner_steps", "one_client", "drift"}
+PANELS = {"playground", "heterogeneity", "inner_steps", "one_client", "drift", "federation"}
 MACHINE = re.compile(r"(?<![\w.~}>])/(?:work|opt|root|home|Users|tmp|mnt|var)/\w|[A-Z]:\\+Users")
 WARNING = re.compile(r"\b\w*Warning\b|\bdeprecated\b", re.IGNORECASE)
 COLLAPSED = "jp-MarkdownHeadingCollapsed"  # JupyterLab's name for a section that shows as its title
