@@ -19,7 +19,7 @@ NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 QUESTIONS = FOLDER / "11_twelve_questions.ipynb"  # tests/test_questions.py has its own
 LESSONS = [path for path in NOTEBOOKS if path != QUESTIONS and path.name != "playground.ipynb"]
 LINES = 12
-PANELS = {"playground", "heterogeneity", "inner_steps", "one_client", "drift", "leak", "liars"}
+PANELS = {"playground", "heterogeneity", "inner_steps", "one_client", "drift", "leak", "liars", "federation"}
 MACHINE = re.compile(r"(?<![\w.~}>])/(?:work|opt|root|home|Users|tmp|mnt|var)/\w|[A-Z]:\\+Users")
 WARNING = re.compile(r"\b\w*Warning\b|\bdeprecated\b", re.IGNORECASE)
 COLLAPSED = "jp-MarkdownHeadingCollapsed"  # JupyterLab's name for a section that shows as its title
