@@ -13,7 +13,8 @@ from fmlab.data import Batch, Clients, Tree, writes
 from fmlab.engine import SHARED, tile, work
 from fmlab.objective import Objective
 
-CHUNK = 2**26  # numbers in one chunk of personal models, so that large models are scored within bounded memory
+OTHERS = 5  # clients, at most, whose query sets a personal model is scored on off its own distribution
+CHUNK = 2**24  # numbers in one chunk of personal models, so that large models are scored within bounded memory
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,45 @@ def updated(
         batch = Batch(support, query, seeds, round, clients.called(places), joined=both)
         parts.append(work(algorithm, f, held, {name: t[:, ids] for name, t in kept.items()}, batch)[1])
     return {name: torch.cat([part[name] for part in parts], 1) for name in kept}
+
+
+@torch.no_grad()
+def elsewhere(
+    algorithm: Algorithm, f: Objective, held: Tree, kept: Tree, clients: Clients, steps: int
+) -> Scores | None:
+    """The models that participating clients use, on query sets of other clients: (R, N), for each the mean over
+    ``OTHERS`` of them, evenly far along the clients' order. None where there is one client alone.
+
+    A client uses its own model where the method has such, else the server's after ``steps`` steps on its support set.
+    held (R, 1, .), kept (R, N, .); ``algorithm`` has its sweeps already spread over the R runs.
+    """
+    f, n = algorithm.objective(f), clients.number
+    number = min(OTHERS, n - 1)
+    runs, size = len(next(iter(held.values()))), sum(t.numel() for t in held.values())
+    values, seeds = runs // len(clients.sizes), len(clients.sizes)
+    losses: list[Tensor] = []
+    hits: list[Tensor] = []
+    for ids in _chunks(clients, size) if number else ():
+        here = {name: t.expand(-1, len(ids), -1) for name, t in held.items()}
+        models = algorithm.personal(f, here, {name: t[:, ids] for name, t in kept.items()})
+        if models is None:
+            support = tile(clients.take(ids.expand(seeds, -1))[0], values)
+            *_, models = algorithm.adapt(f, here, support, steps)
+        others = [(ids + 1 + j * (n - 1) // number) % n for j in range(number)]
+        queries = (tile(clients.take(other.expand(seeds, -1))[1], values) for other in others)
+        scores = [next(iter(f.scores([models], query))) for query in queries]
+        losses.append(torch.stack([loss for loss, _ in scores]).mean(0))
+        right = [share for _, share in scores if share is not None]
+        if right:
+            hits.append(torch.stack(right).mean(0))
+    return Scores(torch.cat(losses, 1), torch.cat(hits, 1) if hits else None) if losses else None
+
+
+def current(
+    algorithm: Algorithm, f: Objective, held: Tree, kept: Tree, clients: Clients, seeds: tuple[int, ...], round: int
+) -> Tree:
+    """What ``Algorithm.personal`` is to see: what clients kept, or ``updated`` where the method says so."""
+    return updated(algorithm, f, held, kept, clients, seeds, round) if algorithm.updates_all() else kept
 
 
 def _chunks(clients: Clients, size: int) -> Iterator[Tensor]:

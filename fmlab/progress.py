@@ -12,7 +12,7 @@ from fmlab.adaptation import settled
 from fmlab.algorithms import Algorithm
 from fmlab.declare import lanes, sweep_length
 from fmlab.engine import State, Store
-from fmlab.evaluation import Scores, evaluate, personal, updated
+from fmlab.evaluation import Scores, current, evaluate, personal
 from fmlab.setup import Setup
 from fmlab.study import SERIES, Study
 
@@ -38,11 +38,10 @@ class Lane:
         setup = self.setup
         if type(self.algorithm).personal is Algorithm.personal:  # spares drawing the participating clients
             return None
-        own, held, kept = self.setup.spread(self.algorithm), self.state.held, self.store.kept or {}
-        if own.updates_all():  # for the score alone: the store stays as it is, for a run that goes on
-            seeds = setup.config["seeds"]
-            kept = updated(own, setup.objective, held, kept, setup.training, seeds, self.state.round)
-        return personal(own, setup.objective, held, kept, setup.participating)
+        own, held, f = self.setup.spread(self.algorithm), self.state.held, setup.objective
+        # For the score alone: the store stays as it is, for a run that goes on.
+        kept = current(own, f, held, self.store.kept or {}, setup.training, setup.config["seeds"], self.state.round)
+        return personal(own, f, held, kept, setup.participating)
 
 
 class Progress:

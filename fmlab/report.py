@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -90,16 +91,27 @@ def table(study: Study) -> str:
 
 
 def _own_models(study: Study, what: str, scale: int, digits: int) -> list[str]:
-    """A block of its own, since it is about other clients: what their own models score, for methods that have them."""
-    rows = []
-    for _, label, _, _, _, diverged, _, _, own in _rows(study, study.adaptation):
-        if own is not None:
-            rows.append((label, _spread(own[diverged < 0] * scale, digits, False)))
-    if not rows:
+    """A block of its own, since it is about other clients: what their own models score, for methods that have them, on
+    their own query sets and on other clients'."""
+    if not study.personal:
         return []
-    label_width, width = (max(map(len, column)) for column in zip(*rows, strict=True))
+    accuracy = bool(study.accuracy)
+    away = study.off_distribution_accuracy if accuracy else study.off_distribution
+    rows, seen = [("", "own client", "worst tenth", "other clients")], Counter[str]()
+    for name, label, _, _, _, diverged, _, _, own in _rows(study, study.adaptation):
+        if own is None:
+            continue
+        well, elsewhere = diverged < 0, away.get(name)
+        if elsewhere is not None and elsewhere.ndim > own.ndim:  # swept
+            elsewhere = elsewhere[seen[name]]
+        seen[name] += 1
+        tenth = _number(worst_tenth(own[well], accuracy).mean() * scale, digits) if well.any() else "-"
+        others = "-" if elsewhere is None else _spread(elsewhere[well] * scale, digits, False)
+        rows.append((label, _spread(own[well] * scale, digits, False), tenth, others))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join((r[0].ljust(widths[0]), *map(str.rjust, r[1:], widths[1:]))) for r in rows]
     head = f"{what} on the {study.population.n_clients} participating clients, each with its own model, no adaptation"
-    return ["", head, *(f"{label.ljust(label_width)}  {cell.rjust(width)}" for label, cell in rows)]
+    return ["", head, *lines]
 
 
 def _spread(each: Tensor, digits: int, median: bool) -> str:

@@ -19,10 +19,10 @@ from fmlab.baselines import LOCAL_STEPS, baselines
 from fmlab.data import Clients, Tree
 from fmlab.declare import Sweep, Validated, lanes, pick, step_sizes, sweep_length
 from fmlab.engine import State
-from fmlab.evaluation import Scores, evaluate
+from fmlab.evaluation import Scores, current, elsewhere, evaluate
 from fmlab.populations import Population
 from fmlab.report import table, to_dataframe
-from fmlab.setup import Setup, prepare
+from fmlab.setup import Setup, check_mean, prepare
 
 if TYPE_CHECKING:
     import pandas
@@ -129,6 +129,41 @@ class Study:
         found = {n: s.accuracy for n, s in self._participating.items()}
         return {n: t.unflatten(0, self.diverged[n].shape) for n, t in found.items() if t is not None}
 
+    @cached_property
+    def _elsewhere(self) -> dict[str, Scores]:
+        if self.kept is None:
+            raise ValueError("this study was yielded in the middle of a run; the last one of its run has its models")
+        setup, scores = self.setup, {}
+        f, clients, seeds = setup.objective, setup.participating, setup.config["seeds"]
+        for name, algorithm in setup.algorithms.items():
+            parts = []
+            runs = [len(state.diverged) for state in self.states[name]]
+            chosen = self.adapt_lr[name].flatten().split(runs) if name in self.adapt_lr else [None] * len(runs)
+            lanes_ = zip(lanes(algorithm), self.states[name], chosen, self.kept[name], strict=True)
+            for one, state, own, kept in lanes_:
+                taken = using(setup.spread(one), own)
+                now = current(taken, f, state.held, kept, setup.training, seeds, state.round)
+                if (found := elsewhere(taken, f, state.held, now, clients, self.steps)) is not None:
+                    parts.append(found)
+            if parts:
+                hits = [p.accuracy for p in parts if p.accuracy is not None]
+                scores[name] = Scores(torch.cat([p.loss for p in parts]), torch.cat(hits) if hits else None)
+        return scores
+
+    @property
+    def off_distribution(self) -> ByMethod:
+        """(seeds, N) query loss of the model that each participating client uses, its own or, for methods without
+        such, the server's after all steps on its support set, on the query sets of up to five OTHER clients, the mean:
+        what becomes of a personal model whose client changes (2510.24503). Computed when first read, at the end of a
+        run; empty where one client is alone. Raises ValueError in the middle of a run."""
+        return {n: s.loss.unflatten(0, self.diverged[n].shape) for n, s in self._elsewhere.items()}
+
+    @property
+    def off_distribution_accuracy(self) -> ByMethod:
+        """The same for classification; empty for regression."""
+        found = {n: s.accuracy for n, s in self._elsewhere.items()}
+        return {n: t.unflatten(0, self.diverged[n].shape) for n, t in found.items() if t is not None}
+
     @property
     def steps(self) -> int:
         return int(self.setup.config["steps"])
@@ -226,7 +261,7 @@ class Study:
         """One row a method: loss or accuracy before and after adaptation on unseen clients, mean +- standard deviation
         over seeds; the mean of the worst tenth of the clients; share of clients that adaptation hurts, by their loss;
         megabytes and gradient evaluations of one run. Below, where methods have such, what participating clients' own
-        models score."""
+        models score: on their own query sets, in the worst tenth, and on other clients' (``off_distribution``)."""
         return table(self)
 
     def to_dataframe(self) -> pandas.DataFrame:
@@ -258,7 +293,7 @@ def load(folder: str | Path, *, classes: Sequence[type[Any]] = (), **given: Any)
         folder: where it stands.
         classes: the reader's own classes that the study holds. No module that a file names is imported.
         given: what JSON does not hold, as it was given to ``compare``: ``model``, ``transforms``, ``algorithms``,
-            ``clients``, ``server``. ``clients`` also where Omniglot's files stand elsewhere now.
+            ``clients``, ``server``, ``mean``. ``clients`` also where Omniglot's files stand elsewhere now.
 
     Raises:
         fmlab.archive.StudyError: a ValueError for whatever is missing, damaged, of a newer version or does not fit
@@ -363,7 +398,7 @@ def _expected(config: dict[str, Any], evaluations: int, size: int) -> tuple[Setu
     for name, a in config["algorithms"].items() if isinstance(config["algorithms"], dict) else ():
         if none := [f for f in step_sizes(a) if getattr(a, f) is None]:
             raise ValueError(f"algorithms: {name}.{none[0]} = None, and a study has the step size it was made with")
-    light = prepare(**config | {"clients": few, "clients_per_round": asked if own else 1})
+    light = prepare(**config | {"clients": few, "clients_per_round": asked if own else 1, "mean": None})
     sample = Progress(light).study(0.0, last=True)
     light.forget()
     number = light.training.number if own else clients.n_clients
@@ -383,7 +418,8 @@ def _expected(config: dict[str, Any], evaluations: int, size: int) -> tuple[Setu
             return (*t.shape[:-2], evaluations, t.shape[-1])
         return (t.shape[0], number, *t.shape[2:]) if kind == "kept" else tuple(t.shape)
 
-    setup = Setup(light.config | {"clients": clients, "clients_per_round": asked})
+    setup = Setup(light.config | {"clients": clients, "clients_per_round": asked, "mean": config.get("mean")})
+    check_mean(setup.config)
     return setup, {path: (shape(path, t), t.dtype) for path, t in archive.leaves(_unfold(sample))}
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import fmlab as fm
 from fmlab.data import Examples
+from fmlab.evaluation import Scores
 from fmlab.setup import DEFAULTS, prepare
 from fmlab.tuning import GRID, rank
 
@@ -150,30 +151,63 @@ def test_the_table_gives_own_models_of_participating_clients_lines_of_their_own(
     assert below_the_methods(study) is None
     own = torch.tensor([[1.0, 2.0, 3.0], [2.0, 4.0, 6.0]])
     with_own = replace(study, personal={"FedMAML": own})
-    assert below_the_methods(with_own).splitlines() == [
-        "query loss on the 30 participating clients, each with its own model, no adaptation",
-        "FedMAML  3.00 ± 1.41",
-    ]
+    off = study.off_distribution["FedMAML"].mean(1)
+    others = f"{off.mean():.2f} ± {off.std():.2f}"
+    head, names, line = below_the_methods(with_own).splitlines()
+    assert head == "query loss on the 30 participating clients, each with its own model, no adaptation"
+    assert names.split("  ")[-3:] == ["own client", "worst tenth", "other clients"]
+    assert line.split() == f"FedMAML 3.00 ± 1.41 4.50 {others}".split()  # the worst of three: 3 and 6
     assert with_own.table().startswith(study.table() + "\n\n"), "what is said of unseen clients stays as it was"
     shares = {name: t.clamp(max=1) for name, t in study.adaptation.items()}
     right = torch.tensor([[0.5, 0.25, 0.75], [0.5, 1.0, 0.0]])
     classified = replace(study, accuracy=shares, personal={"FedMAML": own}, personal_accuracy={"FedMAML": right})
     vars(classified)["_baselines"] = {}
-    assert below_the_methods(classified).splitlines()[1] == "FedMAML  50.0 ± 0.0"
+    vars(classified)["_elsewhere"] = {"FedMAML": Scores(own, right / 2)}
+    assert below_the_methods(classified).splitlines()[2].endswith("50.0 ± 0.0         12.5     25.0 ± 0.0")
     assert below_the_methods(classified).startswith("accuracy in %")
     one_gone = replace(with_own, diverged=study.diverged | {"FedMAML": torch.tensor([-1, 3])})
-    assert below_the_methods(one_gone).splitlines()[1] == "FedMAML  2.00"
+    assert below_the_methods(one_gone).splitlines()[2].split() == f"FedMAML 2.00 3.00 {off[0]:.2f}".split()
     gone = replace(with_own, diverged=study.diverged | {"FedMAML": torch.tensor([1, 3])})
-    assert below_the_methods(gone).splitlines()[1] == "FedMAML  -"
+    assert below_the_methods(gone).splitlines()[2].split() == ["FedMAML", "-", "-", "-"]
 
 
 def test_own_models_of_a_swept_method_have_a_line_a_value():
     swept = fm.compare({"D": fm.Ditto(lam=fm.sweep(0.0, 1.0), lr=0.02, adapt_lr=0.01)}, POPULATION, **SHORT)
-    lines = below_the_methods(swept).splitlines()[1:]
+    lines = below_the_methods(swept).splitlines()[2:]
+    assert swept.off_distribution["D"].shape == swept.personal["D"].shape
+    off = swept.off_distribution["D"].mean((1, 2)).tolist()
+    assert [float(line.split("  ")[-1].split(" ±")[0]) for line in lines] == pytest.approx(off, abs=0.005)
     means = swept.personal["D"].mean((1, 2)).tolist()
     assert [line.split("  ")[0] for line in lines] == ["D (lam=0)", "D (lam=1)"]
     assert [float(line.split("  ")[1].split(" ±")[0]) for line in lines] == pytest.approx(means, abs=0.005)
     assert below_the_methods(next(fm.stream([fm.Ditto(lr=0.02, adapt_lr=0.01)], POPULATION, **SHORT))) is None
+
+
+def test_off_its_distribution_a_model_is_scored_on_five_other_clients():
+    """By hand, model by model, for a method with personal models and for one whose models are adapted ones."""
+    methods = {"Ditto": fm.Ditto(lr=0.02, adapt_lr=0.01), "FedMAML": fm.FedMAML(inner_lr=0.01, adapt_lr=0.01)}
+    study = fm.compare(methods, replace(POPULATION, n_clients=8), **SHORT | {"dtype": torch.float64})
+    setup, steps = study.setup, study.steps
+    support, query = setup.participating.everyone()
+    own = {"Ditto": study.kept["Ditto"][0]["model"]}
+    start = study.held["FedMAML"]["model"].expand(-1, 8, -1)
+    *_, own["FedMAML"] = setup.objective.path(start, support, 0.01, steps)
+    for name, models in own.items():
+        all_pairs = torch.stack([setup.objective(models, query.map(lambda t, k=k: t.roll(-k, 1))) for k in range(8)])
+        five = [1, 2, 3, 5, 6]  # of the seven others, evenly
+        assert torch.allclose(study.off_distribution[name], all_pairs[five].mean(0), rtol=1e-10)
+        assert not torch.allclose(study.off_distribution[name], all_pairs[0])
+    assert study.off_distribution_accuracy == {}
+    with pytest.raises(ValueError, match="middle of a run"):
+        _ = next(fm.stream(methods, POPULATION, **SHORT)).off_distribution
+
+
+def test_who_is_alone_has_no_others():
+    study = fm.compare(
+        [fm.Ditto(lr=0.02, adapt_lr=0.01)], replace(POPULATION, n_clients=1), **SHORT | {"clients_per_round": 1}
+    )
+    assert study.off_distribution == {}
+    assert below_the_methods(study).splitlines()[2].endswith("  -")
 
 
 def test_data_frame_holds_every_value(study):

@@ -2,6 +2,7 @@
 
 import importlib.util
 import inspect
+import math
 import threading
 import time
 from pathlib import Path
@@ -251,6 +252,21 @@ def weight(a, m, w):
     return (w * m).sum() / w.sum()
 
 
+def rest_after(a, m, share, tau):
+    """Where steps that take this share of the distance to m rest."""
+    return weight(a, m, 1 - (1 - share) ** tau)
+
+
+def correlated(a, m):
+    return (a**2 * (m - (a * m).sum() / a.sum())).sum()
+
+
+def spans(B, B_star):
+    """The cosines' matrix, and what of the second span the first does not reach."""
+    p, q = torch.linalg.qr(B)[0], torch.linalg.qr(B_star)[0]
+    return p.mT @ q, q - p @ (p.mT @ q)
+
+
 def fedprox(eta=0.02, K=5, mu=1.0, mean=True):
     population = fm.Sines(n_clients=10)
     clients = population.draw("training", seed=0)
@@ -370,7 +386,56 @@ WRONG = [
     ("interval", lambda accuracies: 3.92 * accuracies.std() / len(accuracies) ** 0.5, "whole width"),
     ("interval", lambda accuracies: 1.96 * accuracies.std() / len(accuracies), "root of the number"),
     ("interval", lambda accuracies: 196 * accuracies.std() / len(accuracies) ** 0.5, "in per cent"),
+    (
+        "per_fedavg_rest",
+        lambda a, m, alpha, beta, tau: rest_after(a, m, beta * a * (1 - alpha * a), tau),
+        "first order",
+    ),
+    ("per_fedavg_rest", lambda a, m, alpha, beta, tau: rest_after(a, m, beta * a, tau), "This is FedAvg"),
+    (
+        "per_fedavg_rest",
+        lambda a, m, alpha, beta, tau: rest_after(a, m, beta * a * (1 - alpha * a) ** 2, 1),
+        "one local",
+    ),
+    ("per_fedavg_rest", lambda a, m, alpha, beta, tau: m.mean(), "FedAvg's resting point"),
+    ("rounds_enough", lambda gap, beta, epsilon: 2 * gap / (beta * epsilon), "round up"),
+    ("rounds_enough", lambda gap, beta, epsilon: 2 * gap // (beta * epsilon), "not down"),
+    ("rounds_enough", lambda gap, beta, epsilon: math.ceil(4 * gap / (beta * epsilon)), "not the theorem's"),
+    ("rounds_enough", lambda gap, beta, epsilon: gap, "Solve"),
+    ("first_order_bias", lambda a, m: m.mean(), "no bias at all"),
+    ("first_order_bias", lambda a, m: -correlated(a, m) / a.sum(), "turn the sign"),
+    ("first_order_bias", lambda a, m: correlated(a, m) / (a**2).sum(), "not of its squares"),
+    ("first_order_bias", lambda a, m: (a**2 * (m - m.mean())).sum() / a.sum(), "plain mean"),
+    ("first_order_bias", lambda a, m: correlated(a, m) / len(a), "Divide by the sum of a."),
+    ("largest_angle", lambda B, B_star: torch.linalg.svdvals(spans(B, B_star)[0])[-1], "same span"),
+    ("largest_angle", lambda B, B_star: torch.linalg.svdvals(spans(B, B_star)[1])[-1], "smallest angle"),
+    ("largest_angle", lambda B, B_star: spans(B, B_star)[1].norm(), "Frobenius"),
+    ("largest_angle", lambda B, B_star: torch.linalg.svdvals(spans(B, B_star)[1])[0].asin(), "its sine"),
+    ("power", lambda x, y: (y[-1] - y[0]) / (x[-1] - x[0]), "-2"),
+    ("power", lambda x, y: (y[-1] / y[0]).log() / (x[-1] / x[0]).log(), "the last point alone"),
+    ("power", lambda x, y: -2.0, "All points count"),
     ("interval", lambda accuracies: 0.0, "1.96 times"),
+    ("units_of_training", lambda train, new: (new - new.mean(0)) / new.std(0), "the new client's own units"),
+    ("units_of_training", lambda train, new: (new - train.mean(0)) / train.var(0), "divides by the variance"),
+    ("units_of_training", lambda train, new: (new - train.mean()) / train.std(), "Every column"),
+    ("units_of_training", lambda train, new: new, "Take off the mean of each column"),
+    ("half_life", 0.5 / 0.04, "a share 1/e is left"),
+    ("half_life", 0.04 / 0.5, "This is the rate"),
+    ("half_life", np.log(2) * 0.04 / 0.5, "the time in which"),
+    ("half_life", 12.0, "only one of the two exponentials"),
+    ("picture_from_gradient", lambda dw, db: dw @ db, "Divide by db @ db"),
+    ("picture_from_gradient", lambda dw, db: dw.sum(1), "Divide by the sum"),
+    ("picture_from_gradient", lambda dw, db: dw[:, 3], "weigh the columns"),
+    ("picture_from_gradient", lambda dw, db: dw, "One number for each pixel"),
+    ("noise_in_all", lambda z, releases: z / releases, "their squares do"),
+    ("noise_in_all", lambda z, releases: z * releases**0.5, "smaller than z"),
+    ("noise_in_all", lambda z, releases: z, "takes their mean"),
+    ("noise_in_all", lambda z, releases: 0.0, "root of their number"),
+    ("trimmed_mean", lambda messages, left_out: messages.mean(0), "plain mean"),
+    ("trimmed_mean", lambda messages, left_out: messages.median(0).values, "the median"),
+    ("trimmed_mean", lambda messages, left_out: messages.sort(0).values[: 9 - left_out].mean(0), "The lowest"),
+    ("trimmed_mean", lambda messages, left_out: messages.sort(0).values[left_out:-left_out].sum(0) / 9, "how many"),
+    ("trimmed_mean", lambda messages, left_out: messages[0] * 0, "Sort every column"),
 ]
 
 

@@ -41,7 +41,7 @@ from voila.app import Voila
 from voila.tornado.handler import TornadoVoilaHandler
 from voila.tornado.kernel_websocket_handler import VoilaKernelWebsocketHandler
 
-PANELS = ("playground", "heterogeneity", "inner_steps", "one_client", "drift")
+PANELS = ("playground", "heterogeneity", "inner_steps", "one_client", "drift", "leak", "liars")
 KERNEL = 450e6  # bytes that one lesson's kernel takes
 PROTOCOL = "v1.kernel.websocket.jupyter.org"
 AT_HOME = ("localhost", "127.0.0.1", "::1")

@@ -16,8 +16,10 @@ CODE = re.compile(r"(```.*?```|`[^`\n]*`)", re.DOTALL)
 BRACED = r"\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}"
 # What matplotlib's TeX lacks, in what it has.
 INSTEAD = (
-    (re.compile(r"\\tfrac(\d)(\d)"), r"\\frac{\1}{\2}"),
+    (re.compile(r"\\t?frac\s*(\d|[A-Za-z]|\\[A-Za-z]+)\s*(\d|[A-Za-z])(?![a-z])"), r"\\frac{\1}{\2}"),
     (re.compile(r"\\tfrac"), r"\\frac"),
+    (re.compile(r"\\sqrt (\w)"), r"\\sqrt{\1}"),
+    (re.compile(r"\\(le|ge)(?![A-Za-z])"), r"\\\1q"),
     (re.compile(r"\\big"), ""),
     (re.compile(r"\\[lr]Vert"), r"\\Vert"),
     (re.compile(rf"\\underbrace{BRACED}_{BRACED}"), r"\\underset{\2}{\1}"),

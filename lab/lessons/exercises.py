@@ -9,6 +9,7 @@ shown. What the answer is compared with is computed by fmlab when the check runs
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -425,6 +426,236 @@ def interval(answer: Any) -> Steps:
     )
 
 
+def units_of_training(answer: Any) -> Steps:
+    """A function (train, new) -> the columns of new (m, d) in units of the training clients' rows train (n, d)."""
+    ask = Function(answer, "train, new")
+    train, new = 5 + 3 * _uniform(90, 2), 9 + _uniform(70, 2, seed=1)
+    found = ask.array((70, 2), "the rows of new, in other units", train, new)
+    mean, spread = train.mean(0), train.std(0, correction=0)
+    own = (new - new.mean(0)) / new.std(0, correction=0)
+    yield from _told(
+        found,
+        (new - mean) / spread,
+        "Take off the mean of each column and divide by its standard deviation, over the rows of train.",
+        (own, "These are the new client's own units: his mean is gone, and with it what tells him from others."),
+        ((new - mean) / train.var(0, correction=0), "This divides by the variance; its root is wanted."),
+        ((new - train.mean()) / train.std(correction=0), "Every column has a mean and a spread of its own."),
+        within=0.02,  # with n or n - 1 below the root
+    )
+
+
+def half_life(answer: Any) -> Steps:
+    """A number: the hours in which half of the drug leaves the textbook's usual patient, once all is absorbed."""
+    _, volume, clearance = fm.Patients(heterogeneity=0.0, n_unseen=1).rates("unseen", 0)[0]
+    truth = math.log(2) * volume / clearance
+    yield from _told(
+        number(answer),
+        truth,
+        "Late after the dose only one of the two exponentials is left. When has it halved?",
+        (volume / clearance, "After this time a share 1/e is left, not a half."),
+        (clearance / volume, "This is the rate, per hour; the time is wanted."),
+        (math.log(2) * clearance / volume, "The rate is CL / V; the time in which exp(-rate t) halves is wanted."),
+        within=0.02,
+    )
+
+
+def picture_from_gradient(answer: Any) -> Steps:
+    """A function (dw, db) -> the one picture that a client learned from, of its gradient in the first layer."""
+    ask = Function(answer, "dw, db")
+    picture, db = _uniform(64), _uniform(12, seed=1) - 0.5
+    db[:3] = 0.0  # units that are silent tell nothing
+    dw = picture[:, None] * db
+    given = ask.array((64,), "One number for each pixel is wanted, here 64", dw, db)
+    yield from _told(
+        given,
+        picture,
+        "dw is the picture times db, column by column: weigh the columns, and divide by what db then adds up to.",
+        (dw @ db, "Divide by db @ db: the picture has to be right, not only its shape."),
+        (dw.sum(1), "Divide by the sum of db."),
+    )
+
+
+def noise_in_all(answer: Any) -> Steps:
+    """A function (z, releases) -> the noise multiplier of one release that gives away as much as all of them."""
+    ask = Function(answer, "z, releases")
+    for z, releases in ((2.0, 9), (0.5, 4)):
+        yield from _told(
+            ask.number(z, releases),
+            z / releases**0.5,
+            "Whoever takes the mean of the releases has noise that is smaller by the root of their number.",
+            (z / releases, "Standard deviations of independent noise do not add up; their squares do."),
+            (z * releases**0.5, "More releases give more away, so this has to be smaller than z."),
+            (z, "With more than one release an onlooker takes their mean."),
+        )
+
+
+def trimmed_mean(answer: Any) -> Steps:
+    """A function (messages, left_out) -> of each number the mean without its so many lowest and highest clients."""
+    ask = Function(answer, "messages, left_out")
+    messages = _uniform(9, 5)
+    messages[2], messages[5] = 50.0, -70.0
+    for left_out in (1, 3):
+        yield from _told(
+            ask.array((5,), "One number for each of the message's is wanted, here 5", messages, left_out),
+            messages.sort(0).values[left_out : 9 - left_out].mean(0),
+            "Sort every column by itself, leave out so many rows at either end, and take the mean of the rest.",
+            (messages.mean(0), "This is the plain mean, which the liars decide."),
+            (messages.median(0).values, "This is the median."),
+            (messages.sort(0).values[: 9 - left_out].mean(0), "The lowest are to be left out, too."),
+            (messages.sort(0).values[left_out : 9 - left_out].sum(0) / 9, "Divide by how many are left."),
+        )
+
+
+def per_fedavg_rest(answer: Any) -> Steps:
+    """A function (a, m, alpha, beta, tau) -> the w at which exact Per-FedAvg with tau local steps comes to rest."""
+    ask = Function(answer, "a, m, alpha, beta, tau")
+    a, m = _float64(1.0, 2.0, 4.0), _float64(0.0, 1.0, -2.0)
+
+    def rest(alpha: float, beta: float, tau: int) -> Tensor:
+        """A round is linear in w; this is the point that it leaves where it is."""
+        after = []
+        for start in (0.0, 1.0):
+            v = torch.full_like(m, start)
+            for _ in range(tau):
+                v = v - beta * a * (1 - alpha * a) ** 2 * (v - m)
+            after.append(v.mean())
+        return after[0] / (1 - after[1] + after[0])
+
+    for alpha, beta, tau in ((0.1, 0.1, 1), (0.1, 0.1, 5), (0.0, 0.2, 3)):
+        away = 1 - beta * a * (1 - alpha * a)  # first order
+        slip = ((1 - away**tau) * m).sum() / (1 - away**tau).sum()
+        yield from _told(
+            ask.number(a, m, alpha, beta, tau),
+            rest(alpha, beta, tau),
+            "It is FedAvg's resting point with 1 - beta a (1 - alpha a)^2 for what one step leaves of the distance.",
+            (slip, "This is first order: the exact gradient has the factor 1 - alpha a twice."),
+            (rest(alpha, beta, 1), "This is one local step; there are tau of them."),
+            (rest(0.0, beta, tau), "This is FedAvg: the inner step of alpha is missing."),
+        )
+
+
+def rounds_enough(answer: Any) -> Steps:
+    """A function (gap, beta, epsilon) -> the smallest whole number of rounds for which the bound is at most epsilon."""
+    ask = Function(answer, "gap, beta, epsilon")
+    for gap, beta, epsilon in ((3.0, 0.07, 0.11), (0.9, 0.25, 0.3)):
+        enough = next(t for t in itertools.count(1) if 2 * gap / (beta * t) <= epsilon)
+        exact = 2 * gap / (beta * epsilon)
+        found = ask.number(gap, beta, epsilon)
+        yield near(found, enough) or not near(found, exact), "Rounds are whole: round up, since fewer are not enough."
+        yield from _told(
+            found,
+            enough,
+            "Solve 2 gap / (beta T) = epsilon for T, and round up.",
+            (enough - 1, "One round less than needed: round up, not down."),
+            (2 * exact, "The bound with the 2 is asked for, not the theorem's with the 4."),
+            (-(-2 * exact // 1), "The bound with the 2 is asked for, not the theorem's with the 4."),
+        )
+
+
+def first_order_bias(answer: Any) -> Steps:
+    """A function (a, m) -> (first order's resting point minus the exact one) / alpha, for small alpha."""
+    ask = Function(answer, "a, m")
+    a, m = _float64(1.0, 2.0, 5.0), _float64(0.0, 1.0, -2.0)
+
+    def rest(power: int, alpha: float) -> Tensor:
+        weight = a * (1 - alpha * a) ** power
+        return (weight * m).sum() / weight.sum()
+
+    small = 1e-5  # a central difference: both points are smooth in alpha
+    truth = sum(s * (rest(1, s * small) - rest(2, s * small)) for s in (1, -1)) / (2 * small)
+    yield near(ask.number(torch.ones_like(m), m) + 1, 1.0), "Clients of equal curvature have no bias at all."
+    best = (a * m).sum() / a.sum()
+    yield from _told(
+        ask.number(a, m),
+        truth,
+        "Mean of a^2 (m - w*) over the mean of a; w* is the mean of m weighted by a.",
+        (-truth, "First order minus exact: turn the sign."),
+        ((a**2 * (m - best)).sum() / (a**2).sum(), "Divide by the sum of a, not of its squares."),
+        ((a**2 * (m - m.mean())).sum() / a.sum(), "w* is not the plain mean of m: weigh it by a."),
+        ((a**2 * (m - best)).mean(), "Divide by the sum of a."),
+        within=1e-4,
+    )
+
+
+def largest_angle(answer: Any) -> Steps:
+    """A function (B, B_star) -> the sine of the largest angle between the two spans, a number in [0, 1]."""
+    ask = Function(answer, "B, B_star")
+    one, other = _uniform(7, 2) - 0.5, _uniform(7, 2, seed=1) - 0.5
+    mixed = one @ _float64(2.0, 1.0, 0.0, 3.0).view(2, 2)
+    yield near(1 + ask.number(one, mixed), 1.0), "Columns mixed with each other have the same span: 0 is wanted."
+    p, q = torch.linalg.qr(one)[0], torch.linalg.qr(other)[0]
+    sines = torch.linalg.svdvals(q - p @ (p.mT @ q))
+    yield from _told(
+        ask.number(one, other),
+        sines[0],
+        "Orthonormal columns of both, what of one the other does not reach, and its largest singular value.",
+        (torch.linalg.svdvals(p.mT @ q)[-1], "This is the cosine."),
+        (sines[-1], "This is the smallest angle."),
+        (sines.square().sum().sqrt(), "This is the Frobenius norm; the largest singular value is wanted."),
+        (torch.asin(sines[0]), "This is the angle; its sine is wanted."),
+    )
+
+
+def power(answer: Any) -> Steps:
+    """A function (x, y) -> the exponent p of y = c x^p, by least squares on the logarithms."""
+    ask = Function(answer, "x, y")
+    x = _float64(1.0, 3.0, 10.0, 40.0)
+    yield near(ask.number(x, 7 * x**-2), -2.0), "A law without noise must give its exponent: here it is -2."
+    y = x**-1.0 * (0.8 + 0.4 * _uniform(4))
+    a, b = x.log(), y.log()
+    line = torch.stack([a, torch.ones_like(a)], 1)
+    yield from _told(
+        ask.number(x, y),
+        torch.linalg.lstsq(line, b[:, None]).solution[0, 0],
+        "All points count, by least squares: the covariance of the logarithms over the variance of log x.",
+        ((b[-1] - b[0]) / (a[-1] - a[0]), "This takes the first and the last point alone."),
+        ((a * b).sum() / a.square().sum(), "Take the means off first: the line need not pass through the origin."),
+    )
+
+
+def next_in_turn(answer: Any) -> Steps:
+    """A function (turn, here, m) that gives the clients of a round as a list, in order: turn is a list of all clients,
+    here a set of those that can be reached."""
+    own = Function(answer, "turn, here, m")
+    turn, everybody = [3, 0, 4, 2, 1], {0, 1, 2, 3, 4}
+
+    def says(here: set[int], m: int) -> Tensor:
+        wanted = "A list of clients is wanted"
+        found = own(turn, here, m)
+        count = len(found) if isinstance(found, list | tuple | Tensor) else min(m, len(here))
+        return array(found, (count,), wanted, "your function returns")
+
+    def right(here: set[int], m: int) -> Tensor:
+        return _float64(*[c for c in turn if c in here][:m])
+
+    yield near(says(everybody, 3), right(everybody, 3)), "With all of them here, the first m in turn take part."
+    gone = everybody - {0}
+    dropped = near(says(gone, 3), _float64(3, 4))
+    yield not dropped, "Who is not here is replaced by the next in turn, so that m take part if there are as many."
+    sorted_ = near(says(gone, 3), right(gone, 3).sort().values)
+    yield not sorted_, "In turn, not by number: on both sides sums are made in this order."
+    yield near(says(gone, 3), right(gone, 3)), "Who is not here is passed over; the next in turn takes the place."
+    yield near(says({1, 2}, 3), right({1, 2}, 3)), "With fewer than m here, all of them take part."
+
+
+def lost_control(answer: Any) -> Steps:
+    """A function (kept, lost) that gives c minus the mean of the c_i, a tensor (P,)."""
+    own = Function(answer, "kept, lost")
+    kept, lost = _uniform(5, 3), [1, 4]
+    found = own.array((3,), "A tensor of shape (P,) is wanted", kept, lost)
+    left = kept.clone()
+    left[lost] = 0
+    yield from _told(
+        found,
+        kept.mean(0) - left.mean(0),
+        "c is the mean of all that was kept; take from it the mean after those of the lost are 0.",
+        (left.mean(0) - kept.mean(0), "The sign: c minus the mean, not the mean minus c."),
+        (kept.mean(0) - left.sum(0) / 3, "The mean is over all N clients: who begins afresh still counts, with 0."),
+        (kept[lost].sum(0), "This is the sum over those who lost it; the means are over N."),
+        (kept[lost].mean(0), "This is the mean over those who lost it; the means are over all N."),
+    )
+
+
 LESSONS = {
     "00 Start here": (trivial_loss,),
     "01 Federated averaging": (fedprox_round, where_fedavg_settles, megabytes),
@@ -433,4 +664,8 @@ LESSONS = {
     "04 Heterogeneity": (share_hurt, crossover, best_without_adapting),
     "05 Inner steps": (gradient_evaluations, first_order_rest, largest_step),
     "06 Few-shot images": (pictures, nearest_mean, interval),
+    "07 Real clients": (units_of_training, half_life),
+    "08 What leaves the client": (picture_from_gradient, noise_in_all, trimmed_mean),
+    "09 Why it works": (per_fedavg_rest, rounds_enough, first_order_bias, largest_angle, power),
+    "10 Real nodes": (next_in_turn, lost_control),
 }

@@ -210,6 +210,22 @@ def test_who_listens_hears_every_place_of_a_slider(in_lab):
     assert said == "0.1"
 
 
+@pytest.mark.parametrize(("panel", "moved"), [("leak", "noise"), ("liars", "heterogeneity")])
+def test_what_leaves_the_client(in_lab, panel, moved):
+    """The panels of lesson 8 by keyboard and mouse: every move draws and says something else."""
+    reader = in_lab(["import lab", f"lab.{panel}()"])
+    reader.page.locator(".fmlab-panel").wait_for()
+    reader.page.wait_for_function("document.querySelector('.fmlab-summary').innerText.length > 20")
+    reader.picture(panel)
+    before = reader.state()
+    reader.press(moved, "ArrowRight", 5)
+    before = reader.changed(before)
+    reader.drag(moved, 90)
+    reader.changed(before)
+    reader.picture(f"{panel}_moved")
+    reader.is_content()
+
+
 def test_it_works_as_a_page_without_code(servers, voila):
     servers.put(NAME, text_of(PLAYGROUND))
     reader = Reader(voila(NAME))
