@@ -5,7 +5,7 @@ ARGS ?=
 WORKERS ?= 2
 
 # One thread for torch, as in the notebooks: see tools/installing.py. The benchmarks choose for themselves.
-lab app test notebooks: export OMP_NUM_THREADS ?= 1
+lab app federation node test notebooks: export OMP_NUM_THREADS ?= 1
 
 # With these, packages from elsewhere would come before those of .venv.
 ifdef PYTHONPATH
@@ -20,7 +20,7 @@ RUN = .venv/bin/python
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help lab app test check bench papers notebooks repair lock
+.PHONY: help lab app federation node test check bench papers notebooks course repair lock
 
 help:
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1 \2/p' Makefile
@@ -33,8 +33,17 @@ app: ##        open the first notebook as a page without code, with Voila (anoth
 	@$(PYTHON) tools/install.py
 	@$(RUN) tools/start.py app $(ARGS)
 
+# With LINK the link of a room, see the README; without, all on this machine.
+federation: ## train on real nodes of this machine, beside the simulation (ARGS="--nodes 4 --rounds 3 --algorithm FedMAML")
+	@$(PYTHON) tools/install.py nodes
+	@$(RUN) -m fmlab.nodes $(if $(LINK),link --host $(LINK) --names $(NAMES) --target $(TARGET) --features $(FEATURES),local) $(ARGS)
+
+node: ##       join a room with a file of one's own (AT=192.168.1.10:8000 NAME=alice DATA=my.csv)
+	@$(PYTHON) tools/install.py nodes
+	@$(RUN) -m fmlab.nodes node --at $(AT) --name $(NAME) $(if $(DATA),--data $(DATA)) $(ARGS)
+
 test: ##       run all tests: units, notebooks, and a browser where Chromium is found
-	@$(PYTHON) tools/install.py test
+	@$(PYTHON) tools/install.py test nodes
 	$(RUN) -m pytest --nbval -n $(WORKERS) --dist loadfile tests notebooks $(ARGS)
 
 check: ##      check format, lint (notebooks too) and the types of fmlab
@@ -52,8 +61,12 @@ papers: ##     measure the papers' tables beside ours (some: ARGS="collins cheng
 	$(RUN) -m benchmarks.papers $(ARGS)
 
 notebooks: ##  run every notebook in a fresh kernel and store its outputs
-	@$(PYTHON) tools/install.py test
+	@$(PYTHON) tools/install.py test nodes
 	$(RUN) tools/notebooks.py $(ARGS)
+
+course: ##     write the course to hand out into dist/: students', instructor's, and a handout for paper
+	@$(PYTHON) tools/install.py
+	$(RUN) tools/course.py $(ARGS)
 
 repair: ##     compare every installed file with its checksum, and install again what is damaged
 	@$(PYTHON) tools/install.py --repair

@@ -38,12 +38,15 @@ from torch import Tensor
 from fmlab import npy
 from fmlab.algorithms import ALGORITHMS
 from fmlab.declare import Sweep, Validated
+from fmlab.means import MEANS
 from fmlab.models import MLP
 from fmlab.optimisers import OPTIMISERS
 from fmlab.populations import NEED_DATA, POPULATIONS, SCENARIOS, Omniglot
 from fmlab.populations.collection import Collection, Rows
 from fmlab.populations.omniglot_files import OmniglotError
 from fmlab.populations.quadratics import Point
+from fmlab.secure import SecureSum
+from fmlab.transforms import TRANSFORMS
 
 FORMAT = 2
 MAX_CONFIG = 2**26  # bytes of config.json
@@ -51,7 +54,7 @@ LEFT_OVER = 3600.0  # seconds after which what a killed save left is removed by 
 _TENSORS = re.compile(r"tensors-[0-9a-f]{16}\.npz")
 _HEAD = ("format", "fmlab", "methods", "config")  # what of config.json the tensors' file has a copy of
 _COPY = "config.json"  # its name there
-GIVEN = ("algorithms", "clients", "model", "server", "transforms")  # what a reader may supply
+GIVEN = ("algorithms", "clients", "model", "server", "transforms", "mean")  # what a reader may supply
 _ANEW = "fm.compare makes the study anew"
 
 Nested = dict[str, Any]  # of dicts, lists and tensors
@@ -75,7 +78,18 @@ def name_of(kind: type[Any]) -> str:
     return f"{kind.__module__}:{kind.__qualname__}"
 
 
-KINDS: tuple[type[Any], ...] = (*ALGORITHMS, *POPULATIONS, *SCENARIOS, *NEED_DATA, *OPTIMISERS, MLP, Point)
+KINDS: tuple[type[Any], ...] = (
+    *ALGORITHMS,
+    *POPULATIONS,
+    *SCENARIOS,
+    *NEED_DATA,
+    *OPTIMISERS,
+    *TRANSFORMS,
+    *MEANS,
+    SecureSum,
+    MLP,
+    Point,
+)
 CLASSES = {name_of(kind): kind for kind in KINDS}
 
 

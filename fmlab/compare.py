@@ -16,6 +16,7 @@ import torch
 from fmlab.algorithms import Algorithm
 from fmlab.engine import Transform
 from fmlab.interrupt import Interrupted, noticed
+from fmlab.means import Mean
 from fmlab.models import Model
 from fmlab.optimisers import Optimiser
 from fmlab.populations import Population
@@ -41,7 +42,9 @@ def compare(
     weights: str = "uniform",
     server: Optimiser | None = None,
     transforms: Sequence[Transform] = (),
+    mean: Mean | None = None,
     dropout: float = 0.0,
+    sampling: str = "fixed",
     tune: bool = False,
     dtype: torch.dtype | None = None,
     device: str = "cpu",
@@ -64,9 +67,15 @@ def compare(
             None: each method's own, as its paper has it. Methods whose server takes no steps (LocalOnly, FedMA) have
             none.
         transforms: functions (sent, batch) -> sent of what clients send, named tensors (runs, clients, .), applied in
-            this order before the mean; each changes every client's message by itself and keeps names and shapes.
+            this order before the mean; each changes every client's message by itself and keeps names and shapes:
+            fm.Clip, fm.Noise, fm.Quantize, fm.TopK, fm.Liars, or one's own.
+        mean: how the server makes one message of many, for example fm.Median(); None: their weighted mean. It does not
+            go with FedMA, which matches messages before it takes their mean.
         dropout: share in [0, 1) of the sampled clients that never answer; what they keep stays as it was. A round in
             which nobody answers leaves the server as it was.
+        sampling: "fixed": clients_per_round of the clients in every round, drawn without replacement. "poisson": each
+            client by itself with probability clients_per_round / n_clients, so their number differs from round to
+            round; the sum of what they send is divided by clients_per_round, see fm.privacy.epsilon.
         tune: search the step sizes of every algorithm on the validation clients, over the same grid.
         dtype: None is torch's default dtype, float32 unless ``torch.set_default_dtype`` says otherwise. float64 takes
             about twice as long and prints the same digits on every machine.

@@ -142,7 +142,8 @@ def _check(name: str, value: Any, h: Hyper) -> None:
         _check(name, value.centre, h)
         return
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or (h.whole and value != int(value)):
+    finite = number and (math.isfinite(value) or value == h.high)
+    if not finite or (h.whole and value != int(value)):
         raise ValueError(f"{name} = {value!r} is not {h.range()}: {h.text}")
     if not h.low <= value <= h.high:
         raise ValueError(f"{name} = {value!r} is outside [{h.low:g}, {h.high:g}]; give {h.range()}: {h.text}")

@@ -17,12 +17,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fmlab.algorithms.base import Algorithm
+from fmlab.algorithms.base import Algorithm, weighted_mean
 from fmlab.data import Batch, Clients, Examples, Tree, writes
 from fmlab.declare import spread, sweep_length
+from fmlab.means import Mean
 from fmlab.objective import Objective
 from fmlab.optimisers import Moments
 from fmlab.randomness import fraction, number, numbered, scattered, shuffled
+from fmlab.transforms import Transformation, on_the_wire
 
 SHARED = "writes into its clients' examples, which all methods share; write into a copy: examples.map(torch.clone)"
 Transform = Callable[[Tree, Batch], Tree]  # of what clients send (R, C, .), each client's by itself
@@ -40,7 +42,7 @@ class State:
     answers: Tensor  # (R,) answers so far, one a client and round, int64
     up: int = 0  # bytes of one answer, float32 on the wire, over all exchanges of a round
     down: int = 0  # bytes to one client in a round
-    participants: Tensor | None = None  # (S, C) of the last round
+    participants: Tensor | None = None  # (S, C) who was asked in the last round
 
 
 class Store:
@@ -78,6 +80,28 @@ def participants(seeds: tuple[int, ...], n_clients: int, per_round: int, round: 
     return torch.stack([in_turn(n_clients, s, round) for s in seeds])[:, :per_round]
 
 
+def heads(seeds: tuple[int, ...], n_clients: int, per_round: int, round: int) -> Tensor:
+    """How many take part (S,) where each client by itself does with probability per_round / n_clients."""
+    key = torch.tensor([number("poisson", s, round) for s in seeds])[:, None]
+    return (fraction(scattered(numbered(torch.arange(n_clients)) + key)) < per_round / n_clients).sum(1)
+
+
+def sampled(
+    seeds: tuple[int, ...], n_clients: int, per_round: int, round: int, sampling: str
+) -> tuple[Tensor, Tensor | None]:
+    """Places (S, C) of those who are asked, and which of them take part; None: all.
+
+    sampling "fixed": per_round of them. "poisson": each by itself with probability per_round / n_clients, which is as
+    many of a random order as ``heads`` says; C is the largest of these numbers over the seeds, and at least 1.
+    """
+    if sampling == "fixed":
+        return participants(seeds, n_clients, per_round, round), None
+    number = heads(seeds, n_clients, per_round, round)
+    most = max(1, int(number.max()))
+    places = torch.stack([in_turn(n_clients, s, round) for s in seeds])[:, :most]
+    return places, torch.arange(most) < number[:, None]
+
+
 def answers(seeds: tuple[int, ...], ids: Tensor, round: int, dropout: float) -> Tensor:
     """Which of the clients ids (S, C) answer: each fails with probability ``dropout``, by (seed, round, client)."""
     key = torch.tensor([number("dropout", s, round) for s in seeds], device=ids.device)
@@ -108,6 +132,31 @@ def work(
     return sent, kept
 
 
+def gather(
+    sent: Tree,
+    weight: Tensor | None,
+    batch: Batch,
+    transforms: Sequence[Transform] = (),
+    mean: Mean | None = None,
+    expected: int | None = None,
+) -> tuple[Tree, Tensor | None]:
+    """What reaches ``serve``: the messages (R, C, .) and their weights as they are; or, where the server takes another
+    mean of them or adds noise to it, that mean, as the one message (R, 1, .) of weight one. expected: by how many the
+    sum is divided in place of those who answered, whose number is nobody's business under Poisson sampling."""
+    server = [t for t in transforms if isinstance(t, Transformation) and t.at_server]
+    if not sent or not (server or mean or expected):
+        return sent, weight
+    one = weighted_mean(sent, weight) if mean is None else mean(sent, weight, batch)
+    answered = batch.who.shape[1] if weight is None else (weight > 0).sum(1, keepdim=True).clamp(min=1)
+    if expected and weight is not None:
+        if mean is None or mean.weighs:  # a median is no sum
+            one = {name: t * torch.as_tensor(answered / expected).to(t) for name, t in one.items()}
+        answered = expected
+    for transform in server:
+        one = transform.on_mean(one, answered, batch)
+    return one, None
+
+
 def serve(
     algorithm: Algorithm,
     f: Objective,
@@ -135,16 +184,21 @@ def serve(
 class Sampler:
     """Who takes part in a round and what they hold. The last round stays, for the next algorithm that asks for it."""
 
-    def __init__(self, clients: Clients, seeds: tuple[int, ...], per_round: int) -> None:
-        self.clients, self.seeds, self.per_round = clients, seeds, per_round
+    def __init__(self, clients: Clients, seeds: tuple[int, ...], per_round: int, sampling: str = "fixed") -> None:
+        self.clients, self.seeds, self.per_round, self.sampling = clients, seeds, per_round, sampling
         self.last: tuple[Tensor, Batch] | None = None
+
+    def here(self, round: int) -> Tensor | None:
+        """Which of the places take part (S, C); None: all."""
+        here = sampled(self.seeds, self.clients.number, self.per_round, round, self.sampling)[1]
+        return here if here is None else here.to(self.clients.sizes.device)
 
     def __call__(self, round: int) -> tuple[Tensor, Batch]:
         """Places of the clients in the population (S, C), and their batch."""
         last = self.last
         if last is None or last[1].round != round:
-            clients = self.clients
-            places = participants(self.seeds, clients.number, self.per_round, round).to(clients.sizes.device)
+            clients, device = self.clients, self.clients.sizes.device
+            places = sampled(self.seeds, clients.number, self.per_round, round, self.sampling)[0].to(device)
             support, query, both = clients.take(places)
             batch = Batch(support, query, self.seeds, round, clients.called(places), joined=both)
             last = self.last = places, batch
@@ -167,7 +221,9 @@ def rounds(
     per_round: int,
     weights: str = "uniform",
     transforms: Sequence[Transform] = (),
+    mean: Mean | None = None,
     dropout: float = 0.0,
+    sampling: str = "fixed",
     sampler: Sampler | None = None,
     store: Store | None = None,
     state: State | None = None,
@@ -175,14 +231,16 @@ def rounds(
     """Yields the state before training, then after every round, without end.
 
     clients: training clients of S seeds; start: fresh models (S, P); weights: "uniform" or "size". transforms: of what
-    clients send, in this order. dropout: share of the sampled clients that never answer.
+    clients send, in this order. mean: in place of the weighted one. dropout: share of the sampled clients that never
+    answer. sampling: see ``sampled``.
     sampler: one for all algorithms of a comparison saves drawing every round again for each.
     store: where clients' own entries are kept; state: where to go on from, with the store as it was then.
     """
     values, device = sweep_length(algorithm), start.device
     algorithm = spread(algorithm, len(seeds), start.dtype, device)
     f, store = algorithm.objective(f), store or Store()
-    sampler = sampler or Sampler(clients, seeds, per_round)
+    sampler = sampler or Sampler(clients, seeds, per_round, sampling)
+    expected = per_round if sampling == "poisson" else None
     if state is None:
         held, kept = algorithm.start(f, start.repeat(values, 1)[:, None])
         store.fill(kept, clients.number)
@@ -197,14 +255,16 @@ def rounds(
             support, query, both = (tile(e, values) for e in (batch.support, batch.query, batch.both))
             batch = Batch(support, query, seeds, state.round, batch.ids, joined=both)
         who = places.repeat(values, 1)
-        answered = None
+        answered = sampler.here(state.round)
         if dropout > 0:
-            answered = answers(seeds, clients.called(places), state.round, dropout).repeat(values, 1)
+            able = answers(seeds, clients.called(places), state.round, dropout)
+            answered = able if answered is None else able & answered
+        answered = answered if answered is None else answered.repeat(values, 1)
         weight = weigh(clients.sizes.gather(1, places).repeat(values, 1), weights, answered)
         number = torch.full_like(state.answers, per_round) if answered is None else answered.sum(1)
         heard = state.heard + (number > 0)
-        share = _share(clients.sizes, who, weights, answered)
-        t = state.round + 1 if answered is None else heard.clamp(min=1)[:, None, None]
+        share = share_of(clients.sizes, who, weights, answered)
+        t = state.round + 1 if answered is None or expected else heard.clamp(min=1)[:, None, None]
         held, moments, up, down = state.held, state.moments, 0, 0
         for phase in range(phases):
             now = replace(batch, phase=phase) if phase else batch
@@ -214,17 +274,21 @@ def rounds(
                 here = answered[..., None]
                 sent = {name: torch.where(here, m, 0.0) for name, m in sent.items()}
                 kept = {name: torch.where(here, m, before[name]) for name, m in kept.items()}
-            up += 4 * sum(m.shape[-1] for m in sent.values())
+            up += on_the_wire(sent, (*transforms, mean))
             down += 4 * sum(held[name].shape[-1] for name in algorithm.received(held, sent, phase))
-            served = serve(algorithm, f, held, moments, sent, weight, share, t)
-            held, moments = served if answered is None else _where(number > 0, served, (held, moments))
+            served = serve(
+                algorithm, f, held, moments, *gather(sent, weight, now, transforms, mean, expected), share, t
+            )
+            # Under Poisson sampling a round in which nobody takes part is not told from the others: it adds its noise.
+            still = answered is not None and not expected
+            held, moments = _where(number > 0, served, (held, moments)) if still else served
             store.put(who, kept)
         ok = _finite(held) & _finite(kept)
         diverged = torch.where(ok | (state.diverged >= 0), state.diverged, state.round + 1)
         state = State(state.round + 1, held, moments, diverged, heard, state.answers + number, up, down, places)
 
 
-def _share(sizes: Tensor, who: Tensor, weights: str, answered: Tensor | None) -> float | Tensor:
+def share_of(sizes: Tensor, who: Tensor, weights: str, answered: Tensor | None) -> float | Tensor:
     """Of all N clients' weight, sizes (S, N), what those of who (R, C) that answered have: a number, or (R, 1, 1)."""
     if answered is None and weights == "uniform":
         return who.shape[1] / sizes.shape[1]

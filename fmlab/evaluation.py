@@ -14,7 +14,7 @@ from fmlab.engine import SHARED, tile, work
 from fmlab.objective import Objective
 
 OTHERS = 5  # clients, at most, whose query sets a personal model is scored on off its own distribution
-CHUNK = 2**26  # numbers in one chunk of personal models, so that large models are scored within bounded memory
+CHUNK = 2**24  # numbers in one chunk of personal models, so that large models are scored within bounded memory
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from fmlab.randomness import generator
 
 FEW = 2  # clients drawn to know the bytes of one
 SMALL = 2**28  # bytes that are not worth a look
+LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # of a container, in bytes
 
 
 def check_memory(config: dict[str, Any]) -> None:
@@ -40,10 +42,14 @@ def check_memory(config: dict[str, Any]) -> None:
 
 
 def physical() -> float:
-    """Bytes of the machine's memory, or infinity where it does not say."""
+    """Bytes of the machine's memory, or of its container's where that has less, or infinity where nothing says."""
+    have = float("inf")
     with suppress(AttributeError, ValueError, OSError):
-        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    return float("inf")
+        have = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for path in LIMITS:
+        with suppress(ValueError, OSError):  # not there, or "max"
+            have = min(have, float(int(Path(path).read_text())))
+    return have
 
 
 def _said(seeds: Sequence[int]) -> str:

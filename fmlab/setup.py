@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field, fields, replace
 from functools import cached_property
@@ -15,6 +16,7 @@ from fmlab.algorithms import Algorithm
 from fmlab.data import Batch, Clients, Examples, stack
 from fmlab.declare import pick, spread, step_sizes, sweep_length, sweeps
 from fmlab.engine import Sampler, State, Store, rounds, work
+from fmlab.means import Mean
 from fmlab.memory import check_memory
 from fmlab.models import Lifted
 from fmlab.objective import Empirical, Objective, Scored
@@ -22,6 +24,7 @@ from fmlab.optimisers import Optimiser
 from fmlab.populations import Population
 from fmlab.randomness import generator
 from fmlab.report import FLOWN
+from fmlab.transforms import Noise, Transformation
 
 DEFAULTS: dict[str, Any] = {
     "rounds": 300,
@@ -33,7 +36,9 @@ DEFAULTS: dict[str, Any] = {
     "weights": "uniform",
     "server": None,
     "transforms": (),
+    "mean": None,
     "dropout": 0.0,
+    "sampling": "fixed",
     "tune": False,
     "dtype": None,
     "device": "cpu",
@@ -102,7 +107,7 @@ class Setup:
 
     @cached_property
     def sampler(self) -> Sampler:
-        return Sampler(self.training, self.config["seeds"], self.config["clients_per_round"])
+        return Sampler(self.training, self.config["seeds"], self.config["clients_per_round"], self.config["sampling"])
 
     @cached_property
     def trivial(self) -> Scored | None:
@@ -133,7 +138,9 @@ class Setup:
             per_round=self.config["clients_per_round"],
             weights=self.config["weights"],
             transforms=self.config["transforms"],
+            mean=self.config["mean"],
             dropout=self.config["dropout"],
+            sampling=self.config["sampling"],
             sampler=self.sampler,
             store=store,
             state=state,
@@ -144,10 +151,7 @@ class Setup:
         self.objective.forget()
 
     def _draw(self, split: str) -> Clients:
-        parts = [self.population.draw(split, s) for s in self.config["seeds"]]
-        for clients in parts:
-            _check_clients(split, clients, self.population)
-        drawn = stack(parts)
+        drawn = self._stacked(split)
         for part in ("support", "query"):
             _check_examples(f"{split} clients' {part} set", getattr(drawn, part), drawn)
         for name, s, q in zip("xy", drawn.support, drawn.query, strict=False):
@@ -159,6 +163,17 @@ class Setup:
         drawn = drawn.to(self.config["dtype"], torch.device(self.config["device"]))
         self._check_predictions(split, drawn)
         return drawn
+
+    def _stacked(self, split: str) -> Clients:
+        """All seeds' clients as drawn. Each is rounded at once, so that no two seeds stand side by side in float64."""
+        bank: Tensor | None = None
+        parts: list[Clients] = []
+        for seed in self.config["seeds"]:
+            one = self.population.draw(split, seed)
+            _check_clients(split, one, self.population)
+            bank = bank if parts else one.bank  # all share the first one's
+            parts.append(replace(one, bank=None).to(self.config["dtype"], torch.device("cpu")))
+        return replace(stack(parts), bank=bank)
 
     def _check_predictions(self, split: str, clients: Clients) -> None:
         """A fresh model's predictions for the first client fit the targets, and every client's labels their number."""
@@ -213,7 +228,14 @@ def prepare(algorithms: Iterable[Algorithm] | Mapping[str, Algorithm], clients: 
     dropout = config["dropout"]
     if not isinstance(dropout, (int, float)) or isinstance(dropout, bool) or not 0 <= dropout < 1:
         raise ValueError(f"dropout = {dropout!r} is not a number in [0, 1): the share of clients that never answer")
+    if config["sampling"] not in ("fixed", "poisson"):
+        raise ValueError(f"sampling = {config['sampling']!r} is neither 'fixed' nor 'poisson'")
+    if config["sampling"] == "poisson" and config["weights"] == "size":
+        raise ValueError(
+            "sampling = 'poisson' divides a sum by the expected number of clients; give weights = 'uniform'"
+        )
     config["transforms"] = _transforms(config["transforms"])
+    check_mean(config)
     config["dtype"] = config["dtype"] or torch.get_default_dtype()
     if config["dtype"] not in (torch.float32, torch.float64):
         raise ValueError(f"dtype = {config['dtype']!r} is neither torch.float32 nor torch.float64")
@@ -262,7 +284,38 @@ def _transforms(value: Any) -> tuple[Any, ...]:
     for t in given:
         if not callable(t) or isinstance(t, type):
             raise TypeError(f"transforms holds {t!r}, which is not a function; give a list of functions")
+        if isinstance(t, Transformation) and (swept := sweeps(t)):
+            raise ValueError(f"{t!r}: a transform cannot be swept ({', '.join(swept)}); run one study for each value")
+    noise = Counter(t.by for t in given if isinstance(t, Noise))
+    for by, times in noise.items():
+        if times > 1:
+            raise ValueError(
+                f"transforms holds {times} times Noise by the {by}, and all would draw the same; give one, whose std "
+                "is the root of the sum of their squares"
+            )
     return given
+
+
+def check_mean(config: Mapping[str, Any]) -> None:
+    """Raises TypeError or ValueError where the server's mean does not go with the rest of a complete config."""
+    mean = config["mean"]
+    if mean is not None and not isinstance(mean, Mean):
+        made = f"; make one: fm.{mean.__name__}()" if isinstance(mean, type) else ", for example fm.Median()"
+        raise TypeError(f"mean = {mean!r} is not a mean of the server's, nor None for the weighted one{made}")
+    if mean is not None:
+        if swept := sweeps(mean):
+            raise ValueError(f"{mean!r}: a mean cannot be swept ({', '.join(swept)}); run one study for each value")
+        if config["weights"] == "size" and not mean.weighs:
+            raise ValueError(f"mean = {mean!r} counts every client once; give weights = 'uniform' with it, not 'size'")
+        mean.check(config["clients_per_round"])
+    central = any(isinstance(t, Transformation) and t.at_server for t in config["transforms"])
+    poisson = config["sampling"] == "poisson"
+    for name, a in config["algorithms"].items() if mean is not None or central or poisson else ():
+        if not a.averages:
+            what = (
+                f"mean = {mean!r}" if mean is not None else "Noise by the server" if central else "sampling = 'poisson'"
+            )
+            raise ValueError(f"{what} does not go with {name} = {a!r}, whose server matches messages before their mean")
 
 
 def _check_model(model: Any) -> None:

@@ -22,7 +22,7 @@ from fmlab.engine import State
 from fmlab.evaluation import Scores, current, elsewhere, evaluate
 from fmlab.populations import Population
 from fmlab.report import table, to_dataframe
-from fmlab.setup import Setup, prepare
+from fmlab.setup import Setup, check_mean, prepare
 
 if TYPE_CHECKING:
     import pandas
@@ -293,7 +293,7 @@ def load(folder: str | Path, *, classes: Sequence[type[Any]] = (), **given: Any)
         folder: where it stands.
         classes: the reader's own classes that the study holds. No module that a file names is imported.
         given: what JSON does not hold, as it was given to ``compare``: ``model``, ``transforms``, ``algorithms``,
-            ``clients``, ``server``. ``clients`` also where Omniglot's files stand elsewhere now.
+            ``clients``, ``server``, ``mean``. ``clients`` also where Omniglot's files stand elsewhere now.
 
     Raises:
         fmlab.archive.StudyError: a ValueError for whatever is missing, damaged, of a newer version or does not fit
@@ -398,7 +398,7 @@ def _expected(config: dict[str, Any], evaluations: int, size: int) -> tuple[Setu
     for name, a in config["algorithms"].items() if isinstance(config["algorithms"], dict) else ():
         if none := [f for f in step_sizes(a) if getattr(a, f) is None]:
             raise ValueError(f"algorithms: {name}.{none[0]} = None, and a study has the step size it was made with")
-    light = prepare(**config | {"clients": few, "clients_per_round": asked if own else 1})
+    light = prepare(**config | {"clients": few, "clients_per_round": asked if own else 1, "mean": None})
     sample = Progress(light).study(0.0, last=True)
     light.forget()
     number = light.training.number if own else clients.n_clients
@@ -418,7 +418,8 @@ def _expected(config: dict[str, Any], evaluations: int, size: int) -> tuple[Setu
             return (*t.shape[:-2], evaluations, t.shape[-1])
         return (t.shape[0], number, *t.shape[2:]) if kind == "kept" else tuple(t.shape)
 
-    setup = Setup(light.config | {"clients": clients, "clients_per_round": asked})
+    setup = Setup(light.config | {"clients": clients, "clients_per_round": asked, "mean": config.get("mean")})
+    check_mean(setup.config)
     return setup, {path: (shape(path, t), t.dtype) for path, t in archive.leaves(_unfold(sample))}
 
 

@@ -11,7 +11,8 @@ other clients.
 ``recorded.json`` holds the result of ``benchmarks/search_step_sizes.py`` for a population, method, server and number
 of local or inner steps, at heterogeneity 1: of the four these are what a good training step size depends on. A field
 left at None is filled from the next recorded number of steps above its own, since more steps want smaller ones; where
-nothing is recorded, from a coarse search of the same kind. The adaptation step size does depend on heterogeneity: it
+nothing is recorded, from a coarse search of the same kind; a record without a score is the result of such a one, until
+that script has been there. The adaptation step size does depend on heterogeneity: it
 becomes ``validated`` around the recorded one.
 """
 
@@ -164,7 +165,8 @@ def _coarse(algorithm: Algorithm, number: int, setup: Setup) -> Found:
         population: Any = setup.population
         if "heterogeneity" in {f.name for f in fields(population)}:
             population = replace(population, heterogeneity=1.0)
-        config = setup.config | {"algorithms": {"": searched}, "clients": population, "transforms": (), "dropout": 0.0}
+        honest = {"transforms": (), "mean": None, "dropout": 0.0}
+        config = setup.config | {"algorithms": {"": searched}, "clients": population} | honest
         small = Setup(config | {"rounds": 60, "seeds": COARSE_SEEDS, "steps": 5, "evaluations": 1})
         best, _ = search(searched, small, COARSE)
         found = values_of(best)

@@ -11,15 +11,33 @@ _HOME = {
     "check": "lab.lessons.teaching",
     "doctor": "lab.install.checkup",
     "drift": "lab.lessons.drifting",
+    "federation": "lab.panel.realnodes",
     "heterogeneity": "lab.panel.panels",
     "inner_steps": "lab.panel.panels",
+    "leak": "lab.lessons.leaking",
+    "liars": "lab.lessons.lying",
     "one_client": "lab.panel.panels",
     "playground": "lab.panel.panels",
     "predict": "lab.lessons.predicting",
+    "question": "lab.lessons.questions",
     "report": "lab.lessons.teaching",
 }
 
-__all__ = ["check", "doctor", "drift", "heterogeneity", "inner_steps", "one_client", "playground", "predict", "report"]
+__all__ = [
+    "check",
+    "doctor",
+    "drift",
+    "federation",
+    "heterogeneity",
+    "inner_steps",
+    "leak",
+    "liars",
+    "one_client",
+    "playground",
+    "predict",
+    "question",
+    "report",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -127,6 +127,12 @@ def test_the_round_on_show_trains_nothing(panel, monkeypatch):
     panel.set(round=2)
     assert panel.result is before
     assert panel._png != picture
+    assert "After 2 rounds FedAvg's server is" in panel.sentence
+    far = [float(panel.sentence.split("server is ")[1].split()[0])]
+    panel.set(round=1)
+    far.append(float(panel.sentence.split("server is ")[1].split()[0]))
+    assert "After 1 round " in panel.sentence
+    assert far[1] > far[0]
     panel.set(round=ROUNDS)
     assert panel._png == picture  # drawn again, pixel by pixel the same
 

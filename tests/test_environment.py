@@ -19,8 +19,8 @@ CONDA = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
 
 # conda-forge's name, where it is another one; pytorch-cpu also keeps CUDA out.
 NAMES = {"torch": "pytorch-cpu", "matplotlib": "matplotlib-base"}
-# For a maintainer, for measuring, and for one kind of file; not for a reader or Binder.
-LEFT_OUT = {"dev", "bench", "lock", "parquet"}
+# For a maintainer, for measuring, for one kind of file and for other machines; not for a reader or Binder.
+LEFT_OUT = {"dev", "bench", "lock", "parquet", "nodes"}
 
 
 def project_wants(project):

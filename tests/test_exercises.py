@@ -16,7 +16,7 @@ from lab.lessons import answers, exercises
 from lab.lessons.answers import Function, Wrong, array, number
 from lab.lessons.teaching import names, verdict
 
-FOLDER = Path(__file__).resolve().parents[1] / "notebooks" / "solutions"
+FOLDER = Path(__file__).resolve().parents[1] / "course" / "solutions"
 D = torch.float64
 
 
@@ -415,6 +415,27 @@ WRONG = [
     ("power", lambda x, y: (y[-1] / y[0]).log() / (x[-1] / x[0]).log(), "the last point alone"),
     ("power", lambda x, y: -2.0, "All points count"),
     ("interval", lambda accuracies: 0.0, "1.96 times"),
+    ("units_of_training", lambda train, new: (new - new.mean(0)) / new.std(0), "the new client's own units"),
+    ("units_of_training", lambda train, new: (new - train.mean(0)) / train.var(0), "divides by the variance"),
+    ("units_of_training", lambda train, new: (new - train.mean()) / train.std(), "Every column"),
+    ("units_of_training", lambda train, new: new, "Take off the mean of each column"),
+    ("half_life", 0.5 / 0.04, "a share 1/e is left"),
+    ("half_life", 0.04 / 0.5, "This is the rate"),
+    ("half_life", np.log(2) * 0.04 / 0.5, "the time in which"),
+    ("half_life", 12.0, "only one of the two exponentials"),
+    ("picture_from_gradient", lambda dw, db: dw @ db, "Divide by db @ db"),
+    ("picture_from_gradient", lambda dw, db: dw.sum(1), "Divide by the sum"),
+    ("picture_from_gradient", lambda dw, db: dw[:, 3], "weigh the columns"),
+    ("picture_from_gradient", lambda dw, db: dw, "One number for each pixel"),
+    ("noise_in_all", lambda z, releases: z / releases, "their squares do"),
+    ("noise_in_all", lambda z, releases: z * releases**0.5, "smaller than z"),
+    ("noise_in_all", lambda z, releases: z, "takes their mean"),
+    ("noise_in_all", lambda z, releases: 0.0, "root of their number"),
+    ("trimmed_mean", lambda messages, left_out: messages.mean(0), "plain mean"),
+    ("trimmed_mean", lambda messages, left_out: messages.median(0).values, "the median"),
+    ("trimmed_mean", lambda messages, left_out: messages.sort(0).values[: 9 - left_out].mean(0), "The lowest"),
+    ("trimmed_mean", lambda messages, left_out: messages.sort(0).values[left_out:-left_out].sum(0) / 9, "how many"),
+    ("trimmed_mean", lambda messages, left_out: messages[0] * 0, "Sort every column"),
 ]
 
 

@@ -274,6 +274,22 @@ def test_more_examples_than_a_class_has(population, part, split):
         replace(population, shots=3, **{part: most - 2}).draw(split, 0)
 
 
+@pytest.mark.parametrize("part", ["shots", "query", "test", "ways"])
+def test_what_the_other_fields_leave_a_field(population, part):
+    """Both ends are drawn; what is beyond is refused, by the field's own range or when clients are drawn."""
+    low, high = population.span(part)
+    for end in (low, high):
+        assert replace(population, **{part: end}).draw("training", 0).number == population.count("training")
+        assert replace(population, **{part: end}).draw("unseen", 0).number == population.count("unseen")
+    for beyond in (low - 1, high + 1):
+        with pytest.raises(ValueError, match=rf"{part}\b.*(is outside|is more than)"):
+            replace(population, **{part: beyond}).draw("training", 0)
+
+
+def test_a_field_that_nothing_else_bounds_has_its_declared_range():
+    assert fm.Digits().span("heterogeneity") == fm.Sines(support=3).span("heterogeneity") == (0, 1)
+
+
 # --- the crossover ------------------------------------------------------------------------------
 
 

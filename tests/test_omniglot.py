@@ -11,6 +11,7 @@ import tracemalloc
 import zipfile
 import zlib
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -575,6 +576,17 @@ def test_tasks_have_the_shape_of_learn2learns(root):
 def test_bad_fields(root, fields, says):
     with pytest.raises(ValueError, match=says):
         small(root, **fields)
+
+
+@pytest.mark.parametrize("field", ["shots", "query", "test"])
+def test_what_the_other_fields_leave_a_field(root, field):
+    population = small(root, test=1)
+    low, high = population.span(field)
+    assert low == 1 < high
+    for end in (low, high):
+        assert replace(population, **{field: end}).draw("training", 0).number == population.n_clients
+    with pytest.raises(ValueError, match="give 2 shots"):
+        replace(population, **{field: high + 1})
 
 
 def test_more_ways_than_characters_is_said_before_training(root):

@@ -82,6 +82,8 @@ def views(study, pictures, own):
         "drift": lambda a: plots.drift(
             a, bowl, walk[None] * [[[1.0, 0.5]]], walk, {"FedAvg": (0, 0), "best": (0.1, 0)}
         ),
+        "leak": lambda a: plots.leak(a, walk.reshape(2, 2, 2), 1 - walk.reshape(2, 2, 2), "read"),
+        "liars": lambda a: plots.liars(a, [0, 0.5], {"mean": 1 + walk[:2], "Krum": walk[2:]}, 0.2, "share", "lies"),
     }
 
 
@@ -324,6 +326,16 @@ def test_an_unseen_client_is_drawn_as_the_study_has_it(ax, study):
     assert np.allclose(m["FedAvg", "before"].get_ydata(), expected[0, :, 0])
     for x, y in zip(support.x[1, 4, :, 0], support.y[1, 4, :, 0], strict=True):  # the truth goes through the examples
         assert np.interp(x, view.grid, view.truth) == pytest.approx(float(y), abs=0.02)
+
+
+def test_a_patient_is_drawn_in_units_that_are_measured():
+    """Subject 1 had 2.84 mg/l after 4.02 mg/kg and a quarter of an hour, however a model counts."""
+    clients = fm.Patients(real=True, n_clients=5, n_validation=2)
+    study = fm.compare([fm.FedAvg(lr=0.01, adapt_lr=0.01)], clients, rounds=1, seeds=1)
+    view, middle, unit = look_at(study), *clients.labels().y_scale
+    assert view.support[1][0, 0] == pytest.approx(2.84 / 4.02)
+    predicted = study.predict("FedAvg", torch.tensor(view.grid)[:, None])
+    assert np.allclose(view.predictions["FedAvg"], middle + unit * predicted.numpy())
 
 
 def test_pictures_carry_their_labels_and_every_methods_guesses(ax, pictures):

@@ -187,6 +187,36 @@ def test_the_memory_that_is_asked_for_is_the_memory_of_the_tensors(population):
     assert parts["what clients keep"] == 8 * population.n_clients * p * setup.start.element_size()
 
 
+@pytest.mark.parametrize(
+    ("says", "have"), [("1000000000\n", 1e9), ("max\n", None), ("9223372036854771712\n", None), (None, None)]
+)
+def test_a_container_has_less_memory_than_its_machine(says, have, tmp_path, monkeypatch):
+    """It is refused what does not fit into the container; "max" and a number beyond the machine's limit nothing."""
+    monkeypatch.setattr(memory, "LIMITS", ())
+    machine = memory.physical()
+    limit = tmp_path / "memory.max"
+    if says is not None:
+        limit.write_text(says)
+    monkeypatch.setattr(memory, "LIMITS", (limit,))
+    assert memory.physical() == (have or machine)
+    if have:
+        with pytest.raises(ValueError, match=r"the machine has 1 \(in GB: training clients"):
+            prepare(METHODS, fm.Sines(n_clients=10**6), **SHORT)
+
+
+@pytest.mark.parametrize(
+    "how", [{"n_clients": 10**6}, {"n_unseen": 10**5}, {"n_clients": 10**6, "n_unseen": 10**5}], ids=str
+)
+def test_a_hundred_seeds_of_so_many_are_refused_before_any_is_drawn(how, monkeypatch):
+    """Named with what they would take, on a laptop; at most a few clients are drawn to know the bytes of one."""
+    monkeypatch.setattr(memory, "physical", lambda: 4e9)
+    drawn, draw = [], fm.Glyphs.draw
+    monkeypatch.setattr(fm.Glyphs, "draw", lambda self, *a: drawn.append(self.count(a[0])) or draw(self, *a))
+    with pytest.raises(ValueError, match=r"at least [\d.e+]+ GB of memory, and the machine has 4 .*lower seeds = 100"):
+        prepare(METHODS, fm.Glyphs(**how), rounds=1, seeds=100)
+    assert max(drawn) <= memory.FEW
+
+
 def test_lenient_where_the_meaning_is_plain():
     assert fm.Sines(n_clients=2e1).n_clients == 20
     assert isinstance(fm.Sines(n_clients=2e1).n_clients, int)

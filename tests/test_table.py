@@ -1,5 +1,6 @@
 """Data of one's own: nothing leaks, nothing is lost, what heterogeneity does is exact, and a bad file is one error."""
 
+import gzip
 import json
 import math
 import warnings
@@ -607,6 +608,7 @@ REFUSED = {
     "one class": (FRAME.assign(good="yes"), {"target": "good"}, "target 'good' has one class, 'yes'"),
     "one number": (FRAME.assign(y=2.5), {}, "target 'y' is 2.5 in every row"),
     "no target value": (FRAME.assign(y=np.nan), {}, "column 'y' holds nothing"),
+    "an infinite target alone": (FRAME.assign(y=np.inf), {}, "column 'y' holds nothing that is finite"),
     "texts for numbers": (FRAME, {"target": "good", "task": "regression"}, "'good' holds texts, and regression wants"),
     "classes of two": (FRAME, {"target": ["good", "kind"], "task": "classification"}, "several classes"),
     "texts among classes": (FRAME, {"target": ["y", "kind"]}, "target 'kind' holds texts"),
@@ -646,7 +648,11 @@ SAID = {
     ),
     "rows of nobody": (tenth("who", None), {}, r"\d+ rows without a client \('who'\) left out"),
     "rows of a blank": (tenth("who", "  "), {}, r"\d+ rows without a client"),
-    "blanks around names": (tenth("who", " c00 "), {}, "names differ in blanks alone are one: 'c00'"),
+    "blanks around names": (tenth("who", " c00 "), {}, "names differ in blanks or in type alone are one: 'c00'"),
+    "a number and its text": (
+        FRAME.assign(who=[w if i % 2 else str(w) for i, w in enumerate(FRAME["who"].str[1:].astype(int))]), {},
+        "names differ in blanks or in type alone are one: '0', '1'",
+    ),
     "rows without a target": (tenth("y", np.nan).astype({"y": float}), {}, "rows without a finite 'y' left out"),
     "an infinite target": (tenth("y", np.inf).astype({"y": float}), {}, "rows without a finite 'y' left out"),
     "an infinite input": (tenth("x", np.inf).astype({"x": float}), {}, "infinite values of 'x' taken as missing"),
@@ -687,6 +693,11 @@ BYTES = {
     "names only": (b"who,x,y\n", "no row below"),
     "a picture": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "is no text, whatever its name says"),
     "half of UTF-16": (b"\xff\xfea\0,", "damaged: it starts like UTF-16"),
+    "UTF-32": ("who,x,y\na,1,2\n".encode("utf-32"), "is UTF-32, which is not read here; save the table as UTF-8"),
+    "a page": (b"<html><body><table><tr><td>who</td></tr></table></body></html>\n", "no column is called 'who'"),
+    "JSON": (b'{\n "who": [\n  1,\n  2\n ]\n}\n', "no column is called 'who'|is no table"),
+    "packed": (gzip.compress(b"who,x,y\na,1,2\n" * 99), "is no text, whatever its name says"),
+    "a line above the names": (b"My table\n\nwho,x,y\na,1,2\n", "is no table"),
     "longer rows": (b"who,x,y\na,1,2\na,1,2,3\n", "is no table: .*every line has the same number of cells"),
     "all rows longer": (b"who,x,y\na,1,2,3\na,1,2,3\n", "is no table"),
     "an open quote": (b'who,x,y\na,"1,2\n', "is no table"),

@@ -10,7 +10,7 @@ Beside Voila 0.5 itself:
 - the address sets what a panel starts from, and its look: ?heterogeneity=0.5&theme=dark&size=projector
   (lab/panel/address.py);
 - a kernel ends with its page: at the page's goodbye, or where none came (a lost network, a request that is no
-  browser's), once no page has been connected to it for half a minute and no cell of it runs;
+  browser's), once no page has been connected to it for 45 seconds and no cell of it runs;
 - --room=N: how many kernels there are at most. A visitor for whom there is none left reads so;
 - a connection to a kernel must speak the protocol that Voila can read: any other hangs Voila 0.5.13 for everybody;
 - a page whose kernel ended (a laptop that slept, a server that was stopped) is marked as such, so that its panels can
@@ -41,7 +41,7 @@ from voila.app import Voila
 from voila.tornado.handler import TornadoVoilaHandler
 from voila.tornado.kernel_websocket_handler import VoilaKernelWebsocketHandler
 
-PANELS = ("playground", "heterogeneity", "inner_steps", "one_client", "drift")
+PANELS = ("playground", "heterogeneity", "inner_steps", "one_client", "drift", "leak", "liars")
 KERNEL = 450e6  # bytes that one lesson's kernel takes
 PROTOCOL = "v1.kernel.websocket.jupyter.org"
 AT_HOME = ("localhost", "127.0.0.1", "::1")
@@ -92,6 +92,11 @@ def watched(page):
     return page.replace("<head>", f"<head>{WATCH}", 1)
 
 
+def main_part(page):
+    """What is between Voila's own head and foot is the page's main part, to who asks for it by name."""
+    return page.replace('<div id="rendered_cells"', '<div id="rendered_cells" role="main"', 1)
+
+
 class AtHome(jinja2.BaseLoader):
     """The templates of a loader, without what they name elsewhere."""
 
@@ -129,7 +134,7 @@ class Kernels(AsyncMappingKernelManager):
 
     @default("cull_idle_timeout")
     def _alone(self):
-        return 30  # seconds without a page after which a kernel ends
+        return 45  # seconds without a page after which a kernel ends; a slow tablet takes some to connect
 
     @default("cull_interval")
     def _look(self):
@@ -200,7 +205,7 @@ class Page(TornadoVoilaHandler):
     def write(self, chunk):
         if self.visit is not None and self.visit.gone:
             raise Finish
-        super().write(watched(at_home(chunk)) if isinstance(chunk, str) else chunk)
+        super().write(main_part(watched(at_home(chunk))) if isinstance(chunk, str) else chunk)
 
     def say_full(self):
         kernels = self.kernel_manager
@@ -272,6 +277,7 @@ EXERCISES = "They need a cell to write in: `make lab` opens this lesson as a not
 STYLE = """<style>
 #rendered_cells > div > * { max-width: 1140px; margin: 0 auto; }
 #rendered_cells .jp-RenderedMarkdown > :is(p, ul, ol, details) { max-width: 46em; }
+#rendered_cells .jp-RenderedMarkdown a { text-decoration: underline; }
 #rendered_cells:has(.fmlab-projector) > div > * { max-width: none; }
 body:has(.fmlab-commit:not(.mod-active)) .celltag_answer > * { display: none; }
 body:has(.fmlab-commit:not(.mod-active)) .celltag_answer::before { display: block; padding: 2px 10px;

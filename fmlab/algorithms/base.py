@@ -30,6 +30,7 @@ class Algorithm(Declared, ABC):
     """Abstract. Fields beside ``server`` are hyperparameters; ``None`` is filled from the recorded step sizes."""
 
     learned: ClassVar[tuple[str, ...]] = ("model",)  # what of ``held`` the optimiser steps on
+    averages: ClassVar[bool] = True  # whether ``combine`` sees only the messages' mean, so that it may be another one
 
     @property
     @abstractmethod

@@ -41,6 +41,7 @@ class FedMA(Algorithm):
     gamma: float = hyper(1.0, symbol="γ", low=1e-6, high=1e6, log=True, text="mass of units not yet matched")
     batch_size: int | None = fields.batch_size()
     learned: ClassVar[tuple[str, ...]] = ()
+    averages: ClassVar[bool] = False
     server: ClassVar[Optimiser] = SGD()  # no choice here: it is never asked to step
 
     def objective(self, f: Objective) -> Objective:

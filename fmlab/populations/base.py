@@ -76,6 +76,12 @@ class Population(Declared, ABC):
         """What else than its class tells the data apart, for what is kept about it; "" where there is nothing."""
         return ""
 
+    def span(self, name: str) -> tuple[float, float]:
+        """Lowest and highest value of a declared field that goes with the other fields as they are: its declared range,
+        or less. Empty (lowest > highest) where the others leave it none."""
+        h = type(self).__dataclass_fields__[name].metadata["hyper"]
+        return h.low, h.high
+
     def count(self, split: str) -> int:
         """How many clients the split has."""
         return {"validation": self.n_validation, "unseen": self.n_unseen}.get(split, self.n_clients)

@@ -51,6 +51,7 @@ FAULTS = ("healthy", "outer race", "inner race", "ball")
 RATE, SAMPLES, BANDS = 1024, 512, 64  # of an envelope: a second, in an example, of its spectrum
 DTYPE = torch.float32  # of an example, whatever torch's default is
 SLIP = 0.01
+IMPACTS = 150  # drawn for an example, whatever the machine, of which none has more than 263 a second
 
 # Case Western's files: motor load 0 to 3 -> healthy, and fault diameter in mils -> outer (at 6 o'clock), inner, ball.
 HEALTHY = (97, 98, 99, 100)
@@ -120,11 +121,11 @@ class Bearings(Population):
         shape = (n, len(FAULTS), number)
         wave = torch.zeros(*shape, SAMPLES, dtype=DTYPE)
         t = torch.arange(SAMPLES, dtype=DTYPE) / RATE
-        most = math.ceil(float(rates.max()) * SAMPLES / RATE * 1.1) + 2
         for k in range(3):
-            drawn = uniform((*shape[::2], most + 1), 0.0, 1.0, f"bearings {part} {FAULTS[k + 1]}", seed, who).to(DTYPE)
+            purpose = f"bearings {part} {FAULTS[k + 1]}"
+            drawn = uniform((*shape[::2], IMPACTS + 1), 0.0, 1.0, purpose, seed, who).to(DTYPE)
             gaps = (1 + SLIP * (2 * drawn[..., 1:] - 1)) / rates[:, k, None, None].to(DTYPE)
-            times = gaps.cumsum(-1) - drawn[..., :1] * gaps[..., :1]  # (N, number, most)
+            times = gaps.cumsum(-1) - drawn[..., :1] * gaps[..., :1]  # (N, number, IMPACTS)
             strength = 1 + 0.7 * torch.cos(2 * torch.pi * modulation[:, k, None, None].to(DTYPE) * times) * (k > 0)
             wave[:, k + 1] = _ringing(t, times, strength * size[:, k, None, None].to(DTYPE), tau.to(DTYPE))
         phase = uniform((*shape, 1), 0.0, 2 * math.pi, f"bearings {part} phase", seed, who).to(DTYPE)

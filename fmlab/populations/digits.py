@@ -24,6 +24,7 @@ from fmlab.populations.fewshot import Bank, FewShot, Pool
 from fmlab.randomness import shuffled
 
 TRAINED = 6  # of the ten digits
+EACH = 87  # images of a digit that training clients draw on, and as many for the others
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,9 @@ class Digits(FewShot):
 
     def bank(self) -> Bank:
         return _bank()
+
+    def each(self) -> tuple[int, int]:
+        return EACH, EACH  # known before they are read
 
     def pool(self, split: str, seed: int) -> Pool:
         digits = shuffled(10, "digits of a split", seed)
@@ -58,6 +62,5 @@ def _bank() -> Bank:
     upright = torch.tensor(data.images, dtype=torch.float32) / 16
     turned = [torch.rot90(flipped, k, (1, 2)) for flipped in (upright, upright.flip(2)) for k in range(4)]
     of_digit = [torch.tensor(data.target == digit).nonzero()[:, 0] for digit in range(10)]
-    half = min(map(len, of_digit)) // 2
-    rows = torch.stack([r[: 2 * half] for r in of_digit]) + len(upright) * torch.arange(8)[:, None, None]
+    rows = torch.stack([r[: 2 * EACH] for r in of_digit]) + len(upright) * torch.arange(8)[:, None, None]
     return Bank(torch.cat(turned), rows[..., 0::2], rows[..., 1::2])

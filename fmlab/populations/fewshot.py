@@ -36,6 +36,8 @@ from fmlab.populations.base import Population
 from fmlab.populations.difference import LABELS, Difference, of_labels
 from fmlab.randomness import uniform
 
+SPLITS = ("training", "validation", "unseen")
+
 
 class Bank(NamedTuple):
     """Images and where each class has them. Training clients draw on ``training`` alone, everyone else's examples
@@ -72,9 +74,29 @@ class FewShot(Population):
     def bank(self) -> Bank:
         """The images; the same object at every call with the same fields (keep it in a cache)."""
 
+    def each(self) -> tuple[int, int]:
+        """How many examples of a class training clients draw on, and how many everyone else."""
+        bank = self.bank()
+        return bank.training.shape[-1], bank.others.shape[-1]
+
     @abstractmethod
     def pool(self, split: str, seed: int) -> Pool:
         """Classes and styles of "training", "validation" and "unseen": classes disjoint, at least ``ways`` each."""
+
+    def span(self, name: str) -> tuple[float, float]:
+        """See Population; of ``ways`` that of seed 0."""
+        low, high = super().span(name)
+        if name in ("shots", "query", "test"):
+            training, others = self.each()
+            taken = {
+                "shots": (training - self.query, others - self.test),
+                "query": (training - self.shots,),
+                "test": (others - self.shots,),
+            }
+            return low, min(high, *taken[name])
+        if name == "ways":
+            return low, min(high, *(len(self.pool(split, 0).classes) for split in SPLITS))
+        return low, high
 
     def objective(self, model: Model | None) -> Empirical:
         return Empirical(model or self.model(), CrossEntropy())
@@ -139,7 +161,7 @@ class FewShot(Population):
 
     def _check(self, bank: Bank, seed: int) -> None:
         name = type(self).__name__
-        for split in ("training", "validation", "unseen"):
+        for split in SPLITS:
             number = len(self.pool(split, seed).classes)
             if self.ways > number:
                 raise ValueError(

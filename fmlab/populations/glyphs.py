@@ -51,6 +51,9 @@ class Glyphs(FewShot):
     def bank(self) -> Bank:
         return _bank(self.script, self.pixels)
 
+    def each(self) -> tuple[int, int]:
+        return DRAWINGS, DRAWINGS  # known before they are drawn
+
     def pool(self, split: str, seed: int) -> Pool:
         first, last = CLASSES[split]
         order = shuffled(last - first, "order of characters", seed, split)

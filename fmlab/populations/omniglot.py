@@ -65,6 +65,15 @@ class Omniglot(FewShot):
                 f"{self.shots + self.query} train; give 2 shots + query + test <= {drawers}"
             )
 
+    def span(self, name: str) -> tuple[float, float]:
+        drawers = len(_rows(files.load(self.root, self.size))[0])
+        most = {
+            "shots": (drawers - self.query - self.test) // 2,
+            "query": drawers - 2 * self.shots - self.test,
+            "test": drawers - 2 * self.shots - self.query,
+        }
+        return (1, most[name]) if name in most else super().span(name)
+
     def alphabets(self, split: str, seed: int) -> list[str]:
         """The alphabets of "training", "validation" or "unseen" clients."""
         drawings = files.load(self.root, self.size)

@@ -100,6 +100,26 @@ def read(source: Any, options: Options) -> tuple[Rows, list[str]]:
     return rows, said.sentences
 
 
+def numbers(path: Path, target: str, features: tuple[str, ...]) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
+    """One client's file of numbers: inputs (n, d) and target (n,) float64, without the rows that lack any of them, and
+    what was decided. Raises DataError."""
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; give a CSV or Parquet file")
+    said = Said(str(path))
+    options = Options(None, (target,), features, (), None, "auto", ())
+    frame = _checked(_file(path, options, said), options, said)
+    columns = {name: _column(frame[name], said) for name in (*features, target)}
+    for name, column in columns.items():
+        if column.kind == "text":
+            raise said.error(f"column {name!r} holds texts; on a node of its own a client's columns are numbers")
+    both = np.stack([column.values for column in columns.values()], 1)
+    there = np.isfinite(both).all(1)
+    if lost := int((~there).sum()):
+        said(f"{_count(lost, 'row')} without a number in one of the columns left out")
+    kept = torch.from_numpy(both[there])
+    return kept[:, :-1].contiguous(), kept[:, -1].contiguous(), said.sentences
+
+
 def more(source: Any, rows: Rows, options: Options, target: bool) -> tuple[Any, Any, list[str]]:
     """Other rows of the same form: x (n, d) as numbers, NaN where missing, and with ``target`` y (n, o) or classes
     (n,), else None; and what was decided. The client's column and the time are not looked at. Raises DataError."""
@@ -284,6 +304,8 @@ def _encoding(path: Path, said: Said) -> str:
     """Tried on the whole file, so that it does not fail half-way."""
     with path.open("rb") as f:
         start = f.read(4096)
+        if start.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):  # the former begins like UTF-16
+            raise DataError(f"{path} is UTF-32, which is not read here; save the table as UTF-8")
         if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             found, strange = "utf-16", False
         else:
@@ -375,7 +397,7 @@ def _clients(frame: Any, client: str, options: Options, said: Said) -> tuple[Any
     names = tuple(sorted(set(texts) - {""}))
     if len(names) < len([t for t in texts if t]):
         double = sorted({t for t in texts if t and texts.count(t) > 1})
-        said(f"clients whose names differ in blanks alone are one: {_listed(double)}")
+        said(f"clients whose names differ in blanks or in type alone are one: {_listed(double)}")
     place = {name: i for i, name in enumerate(names)}
     renumber = np.array([place.get(t, -1) for t in texts] + [-1])
     codes = renumber[codes]
@@ -407,7 +429,7 @@ def _complete(frame: Any, codes: Any, column: str, said: Said) -> tuple[Any, Any
     if not gone.any():
         return frame, codes
     if gone.all():
-        raise said.error(f"column {column!r} holds nothing")
+        raise said.error(f"column {column!r} holds nothing that is finite")
     said(f"{_count(int(gone.sum()), 'row')} without a finite {column!r} left out")
     frame, values = frame[~gone], values[~gone]
     if values.dtype.kind == "f" and (values % 1 == 0).all():  # whole numbers beside a missing one are floats

@@ -7,12 +7,10 @@ inner steps) come to rest, in closed form. The module is not named after its fun
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
+from typing import Any, ClassVar
 
-import ipywidgets as widgets
 import numpy as np
 import torch
 
@@ -20,11 +18,8 @@ import fmlab as fm
 from fmlab.declare import Declared, hyper
 from fmlab.engine import rounds
 from lab import plots
-from lab.panel import address
-from lab.panel.canvas import Canvas
-from lab.panel.controls import Control
-from lab.panel.css import head
-from lab.panel.live import Live, check_look
+from lab.lessons.sliding import Sliders, opened
+from lab.panel.canvas import Draw
 from lab.plots.marks import Marks
 
 CLIENTS, ROUNDS = 5, 30
@@ -105,85 +100,48 @@ def sentence(d: Drift, setting: Setting) -> str:
     away = {name: float(np.linalg.norm(w - d.optimum)) for name, w in d.points.items()}
     if max(away.values()) < 5e-3:
         return f"No drift: with {steps} both methods rest at the minimum of the mean loss."
-    still = float(np.linalg.norm(d.server[-1] - d.points["FedAvg"]))
+    still = float(np.linalg.norm(d.server[setting.round] - d.points["FedAvg"]))
+    rounds_done = f"{setting.round} round{'s' * (setting.round != 1)}"
     return (
         f"With {steps} FedAvg rests {away['FedAvg']:.2f} from the minimum of the mean loss, FedMAML "
-        f"{away['FedMAML']:.2f}. After {ROUNDS} rounds FedAvg's server is {still:.2f} from where it will rest."
+        f"{away['FedMAML']:.2f}. After {rounds_done} FedAvg's server is {still:.2f} from where it will rest."
     )
 
 
-class DriftPanel(Live):
+class DriftPanel(Sliders):
     """Sliders for heterogeneity, local steps, step size, and the round on show. ``result`` is the run on show.
     options: ``theme``, ``size``, ``synchronous``, see ``Live``."""
 
+    pictures: ClassVar = ("drift",)
+    width: ClassVar = WIDTH
+    height: ClassVar = HEIGHT
+
     def __init__(self, setting: Setting, **options: Any) -> None:
-        self._setting = setting
         self._trained: tuple[Setting, Drift] | None = None
-        super().__init__("client drift", lambda t: Canvas([("drift", 1)], 1, t, width=WIDTH, row=HEIGHT), **options)
-        self._canvas.root.layout.max_width = f"{WIDTH}px"  # as drawn; the page would blow it up
-        self._controls: dict[str, Control] = {}
-        for f in fields(Setting):
-            h, value = f.metadata["hyper"], getattr(setting, f.name)
-            control = Control(f.name, h, value, h.low, h.high, lambda n, v: self.set(**{n: v}))
-            control.slider.continuous_update = not self._sync
-            self._controls[f.name] = control
-        rows = widgets.VBox([c.root for c in self._controls.values()], layout=widgets.Layout(max_width=f"{WIDTH}px"))
-        self.children = (head(), rows, self._error, self._canvas.root, self._summary)
-        self._show(self._setting)
+        super().__init__("client drift", setting, **options)
 
-    def set(self, **changes: Any) -> None:
-        """Move sliders as a hand would: ``set(local_steps=20, lr=0.05)``. Raises TypeError for a name, ValueError for
-        a value, before anything moves."""
-        unknown = sorted(set(changes) - set(self._controls))
-        if unknown:
-            raise TypeError(f"{unknown} is not set in this panel; it knows {sorted(self._controls)}")
-        changes = {name: self._controls[name].check(value) for name, value in changes.items()}
-        self._setting = replace(self._setting, **changes)
-        for name, value in changes.items():
-            self._controls[name].set(value)
-        self._show(self._setting)
-
-    @property
-    def result(self) -> Drift:
-        self.wait()
-        if self._trained is None:
-            raise RuntimeError("no run could be computed; the panel says why")
-        return self._trained[1]
-
-    @property
-    def setting(self) -> Setting:
-        return self._setting
-
-    def _show(self, setting: Setting) -> None:
-        self._worker.submit(lambda checkpoint: self._compute(setting))
-
-    def _compute(self, setting: Setting) -> None:
+    def answer(self, setting: Setting) -> Drift:
         asked = replace(setting, round=ROUNDS)
         if self._trained is None or self._trained[0] != asked:
             self._trained = asked, run(setting)
-        d, t = self._trained[1], setting.round
+        return self._trained[1]
+
+    def draws(self, d: Drift, setting: Setting) -> dict[str, Draw]:
+        t = setting.round
 
         def draw(m: Marks) -> None:
             points = {name: tuple(w) for name, w in d.points.items()} | {"minimum of the mean loss": tuple(d.optimum)}
             title = f"Client drift: the local steps after round {t}"
             plots.drift(m, (ACROSS, UP, d.surface), d.local[t], d.server[: t + 1], points, d.minima, title)
 
-        self._paint({"drift": draw})
-        self._say(sentence(d, setting))
-        self._say_error("")
+        return {"drift": draw}
+
+    def says(self, d: Drift, setting: Setting) -> str:
+        return sentence(d, setting)
 
 
 def drift(**options: Any) -> DriftPanel:
     """Client drift over the contours of the mean loss. Options: ``theme``, ``size``, ``synchronous``, and any field of
     the first setting: ``heterogeneity``, ``local_steps``, ``lr``, ``round``."""
-    known = {f.name for f in fields(Setting)}
-
-    def setting(options: Mapping[str, Any]) -> Setting:
-        return Setting(**{k: v for k, v in options.items() if k in known})
-
-    def check(options: Mapping[str, Any]) -> None:
-        setting(options)
-        check_look(options)
-
-    options = address.over(options, {*known, "theme", "size"}, check)
-    return DriftPanel(setting(options), **{k: v for k, v in options.items() if k not in known})
+    panel: DriftPanel = opened(DriftPanel, Setting, options)
+    return panel

@@ -9,6 +9,7 @@ shown. What the answer is compared with is computed by fmlab when the check runs
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -425,6 +426,86 @@ def interval(answer: Any) -> Steps:
     )
 
 
+def units_of_training(answer: Any) -> Steps:
+    """A function (train, new) -> the columns of new (m, d) in units of the training clients' rows train (n, d)."""
+    ask = Function(answer, "train, new")
+    train, new = 5 + 3 * _uniform(90, 2), 9 + _uniform(70, 2, seed=1)
+    found = ask.array((70, 2), "the rows of new, in other units", train, new)
+    mean, spread = train.mean(0), train.std(0, correction=0)
+    own = (new - new.mean(0)) / new.std(0, correction=0)
+    yield from _told(
+        found,
+        (new - mean) / spread,
+        "Take off the mean of each column and divide by its standard deviation, over the rows of train.",
+        (own, "These are the new client's own units: his mean is gone, and with it what tells him from others."),
+        ((new - mean) / train.var(0, correction=0), "This divides by the variance; its root is wanted."),
+        ((new - train.mean()) / train.std(correction=0), "Every column has a mean and a spread of its own."),
+        within=0.02,  # with n or n - 1 below the root
+    )
+
+
+def half_life(answer: Any) -> Steps:
+    """A number: the hours in which half of the drug leaves the textbook's usual patient, once all is absorbed."""
+    _, volume, clearance = fm.Patients(heterogeneity=0.0, n_unseen=1).rates("unseen", 0)[0]
+    truth = math.log(2) * volume / clearance
+    yield from _told(
+        number(answer),
+        truth,
+        "Late after the dose only one of the two exponentials is left. When has it halved?",
+        (volume / clearance, "After this time a share 1/e is left, not a half."),
+        (clearance / volume, "This is the rate, per hour; the time is wanted."),
+        (math.log(2) * clearance / volume, "The rate is CL / V; the time in which exp(-rate t) halves is wanted."),
+        within=0.02,
+    )
+
+
+def picture_from_gradient(answer: Any) -> Steps:
+    """A function (dw, db) -> the one picture that a client learned from, of its gradient in the first layer."""
+    ask = Function(answer, "dw, db")
+    picture, db = _uniform(64), _uniform(12, seed=1) - 0.5
+    db[:3] = 0.0  # units that are silent tell nothing
+    dw = picture[:, None] * db
+    given = ask.array((64,), "One number for each pixel is wanted, here 64", dw, db)
+    yield from _told(
+        given,
+        picture,
+        "dw is the picture times db, column by column: weigh the columns, and divide by what db then adds up to.",
+        (dw @ db, "Divide by db @ db: the picture has to be right, not only its shape."),
+        (dw.sum(1), "Divide by the sum of db."),
+    )
+
+
+def noise_in_all(answer: Any) -> Steps:
+    """A function (z, releases) -> the noise multiplier of one release that gives away as much as all of them."""
+    ask = Function(answer, "z, releases")
+    for z, releases in ((2.0, 9), (0.5, 4)):
+        yield from _told(
+            ask.number(z, releases),
+            z / releases**0.5,
+            "Whoever takes the mean of the releases has noise that is smaller by the root of their number.",
+            (z / releases, "Standard deviations of independent noise do not add up; their squares do."),
+            (z * releases**0.5, "More releases give more away, so this has to be smaller than z."),
+            (z, "With more than one release an onlooker takes their mean."),
+        )
+
+
+def trimmed_mean(answer: Any) -> Steps:
+    """A function (messages, left_out) -> of each number the mean without its so many lowest and highest clients."""
+    ask = Function(answer, "messages, left_out")
+    messages = _uniform(9, 5)
+    messages[2], messages[5] = 50.0, -70.0
+    for left_out in (1, 3):
+        yield from _told(
+            ask.array((5,), "One number for each of the message's is wanted, here 5", messages, left_out),
+            messages.sort(0).values[left_out : 9 - left_out].mean(0),
+            "Sort every column by itself, leave out so many rows at either end, and take the mean of the rest.",
+            (messages.mean(0), "This is the plain mean, which the liars decide."),
+            (messages.median(0).values, "This is the median."),
+            (messages.sort(0).values[: 9 - left_out].mean(0), "The lowest are to be left out, too."),
+            (messages.sort(0).values[left_out : 9 - left_out].sum(0) / 9, "Divide by how many are left."),
+        )
+
+
 def per_fedavg_rest(answer: Any) -> Steps:
     """A function (a, m, alpha, beta, tau) -> the w at which exact Per-FedAvg with tau local steps comes to rest."""
     ask = Function(answer, "a, m, alpha, beta, tau")
@@ -532,6 +613,49 @@ def power(answer: Any) -> Steps:
     )
 
 
+def next_in_turn(answer: Any) -> Steps:
+    """A function (turn, here, m) that gives the clients of a round as a list, in order: turn is a list of all clients,
+    here a set of those that can be reached."""
+    own = Function(answer, "turn, here, m")
+    turn, everybody = [3, 0, 4, 2, 1], {0, 1, 2, 3, 4}
+
+    def says(here: set[int], m: int) -> Tensor:
+        wanted = "A list of clients is wanted"
+        found = own(turn, here, m)
+        count = len(found) if isinstance(found, list | tuple | Tensor) else min(m, len(here))
+        return array(found, (count,), wanted, "your function returns")
+
+    def right(here: set[int], m: int) -> Tensor:
+        return _float64(*[c for c in turn if c in here][:m])
+
+    yield near(says(everybody, 3), right(everybody, 3)), "With all of them here, the first m in turn take part."
+    gone = everybody - {0}
+    dropped = near(says(gone, 3), _float64(3, 4))
+    yield not dropped, "Who is not here is replaced by the next in turn, so that m take part if there are as many."
+    sorted_ = near(says(gone, 3), right(gone, 3).sort().values)
+    yield not sorted_, "In turn, not by number: on both sides sums are made in this order."
+    yield near(says(gone, 3), right(gone, 3)), "Who is not here is passed over; the next in turn takes the place."
+    yield near(says({1, 2}, 3), right({1, 2}, 3)), "With fewer than m here, all of them take part."
+
+
+def lost_control(answer: Any) -> Steps:
+    """A function (kept, lost) that gives c minus the mean of the c_i, a tensor (P,)."""
+    own = Function(answer, "kept, lost")
+    kept, lost = _uniform(5, 3), [1, 4]
+    found = own.array((3,), "A tensor of shape (P,) is wanted", kept, lost)
+    left = kept.clone()
+    left[lost] = 0
+    yield from _told(
+        found,
+        kept.mean(0) - left.mean(0),
+        "c is the mean of all that was kept; take from it the mean after those of the lost are 0.",
+        (left.mean(0) - kept.mean(0), "The sign: c minus the mean, not the mean minus c."),
+        (kept.mean(0) - left.sum(0) / 3, "The mean is over all N clients: who begins afresh still counts, with 0."),
+        (kept[lost].sum(0), "This is the sum over those who lost it; the means are over N."),
+        (kept[lost].mean(0), "This is the mean over those who lost it; the means are over all N."),
+    )
+
+
 LESSONS = {
     "00 Start here": (trivial_loss,),
     "01 Federated averaging": (fedprox_round, where_fedavg_settles, megabytes),
@@ -540,5 +664,8 @@ LESSONS = {
     "04 Heterogeneity": (share_hurt, crossover, best_without_adapting),
     "05 Inner steps": (gradient_evaluations, first_order_rest, largest_step),
     "06 Few-shot images": (pictures, nearest_mean, interval),
+    "07 Real clients": (units_of_training, half_life),
+    "08 What leaves the client": (picture_from_gradient, noise_in_all, trimmed_mean),
     "09 Why it works": (per_fedavg_rest, rounds_enough, first_order_bias, largest_angle, power),
+    "10 Real nodes": (next_in_turn, lost_control),
 }

@@ -241,8 +241,19 @@ def check(setting: Setting, viewpoint: Viewpoint) -> Setting:
     return dataclasses.replace(setting, **found)
 
 
+def nearest(setting: Setting) -> Setting:
+    """The setting with every number where its control ends, if it is beyond."""
+    found = {field: getattr(setting, field) for field in RANGES}
+    for field, value in found.items():
+        bounds = _bounds(field, setting)
+        if bounds is not None and value is not None:
+            found[field] = min(max(value, bounds[1]), bounds[2])
+    return dataclasses.replace(setting, **found)
+
+
 def _bounds(field: str, setting: Setting) -> tuple[Hyper, float, float] | None:
-    """The declaration of a control's field, and what it spans; None where there is nothing that it sets."""
+    """The declaration of a control's field, and what it spans while the other controls stand as they do; None where
+    there is nothing that it sets."""
     h = declaration("steps" if field == "k" else field, setting.task)
     if h is None:
         return None
@@ -251,7 +262,7 @@ def _bounds(field: str, setting: Setting) -> tuple[Hyper, float, float] | None:
     low, high = RANGES.get(field, (h.low, h.high))
     if field == "shots":
         high = h.high if all_of_them(field, setting.task) else max(high, 2 * default(field, setting.task))
-    return h, max(low, h.low), min(high, h.high)
+    return h, *setting.within(field, max(low, h.low), min(high, h.high))
 
 
 def _shown(field: str, setting: Setting, viewpoint: Viewpoint) -> Any:

@@ -138,8 +138,11 @@ class Control:
             self._accept(self._legible(change["new"]))
 
     def _legible(self, value: float) -> float:
-        """Of a place on a logarithmic slider three digits, which the box can show."""
-        return min(max(float(f"{value:.3g}"), self.low), self.high) if self.hyper.log else value
+        """What the box can show of a place on a slider: three digits of a logarithmic one, of another ten, which is
+        0.3 where six steps of 0.05 add up to 0.30000000000000004."""
+        if self.hyper.whole:
+            return value
+        return min(max(float(f"{value:.{3 if self.hyper.log else 10}g}"), self.low), self.high)
 
     def _echo(self, value: float) -> bool:
         """Whether the page only moved a value to its own nearest step; a hand moves by a step at least."""

@@ -30,7 +30,10 @@ PROJECTOR = """<style>
 .fmlab-projector .fmlab-control .widget-text { width: 6em !important; flex: 0 0 6em !important; }
 .fmlab-projector .fmlab-groups > * { flex-basis: 430px !important; }
 .fmlab-projector .fmlab-summary .widget-html-content { font-size: calc(1.35 * var(--fmlab-type)); }
-.fmlab-projector .fmlab-picture { max-height: calc((100vh - 13 * var(--fmlab-type)) / var(--fmlab-rows, 1)); }
+.fmlab-projector .fmlab-difference .widget-html-content { font-size: var(--fmlab-type); min-height: 1.3em;
+  padding-left: 9em; }
+.fmlab-projector .fmlab-difference :is(small, br) { display: none; }
+.fmlab-projector .fmlab-picture { max-height: calc((100vh - 15 * var(--fmlab-type) - 56px) / var(--fmlab-rows, 1)); }
 .fmlab-rows-2 { --fmlab-rows: 2; }
 .fmlab-rows-3 { --fmlab-rows: 3; }
 @media (min-width: 1200px) {
@@ -58,6 +61,7 @@ STYLE = (
 .fmlab-summary .widget-html-content { font-size: 1.15em; line-height: 1.4; min-height: 2.8em; }
 .fmlab-status .widget-html-content, .fmlab-message .widget-html-content { line-height: 1.4; }
 .fmlab-panel .widget-box { overflow: visible; }
+.fmlab-panel a.fmlab-file { color: var(--jp-content-link-color, #1558b0); text-decoration: underline; }
 .fmlab-control > .fmlab-note { margin: -4px 0 0 116px; }
 .fmlab-note .widget-html-content { font-size: 0.85em; line-height: 1.2; color: var(--jp-ui-font-color2, #666); }
 .fmlab-control > .fmlab-message { height: auto; padding: 0 8px; border-left: 3px solid currentColor; }
@@ -84,7 +88,7 @@ STYLE = (
   .fmlab-panel .widget-checkbox { height: auto; }
   .fmlab-panel .widget-checkbox label { display: flex; align-items: center; gap: 6px; min-height: 44px; }
   .fmlab-panel .widget-checkbox input { width: 22px; height: 22px; margin: 0; }
-  .fmlab-panel .noUi-touch-area { position: absolute; inset: -14px; width: auto; height: auto; }
+  .fmlab-panel .noUi-touch-area { position: absolute; inset: -15px; width: auto; height: auto; }
 }
 [data-jp-theme-light="false"] .fmlab-auto .fmlab-picture,
 [data-jp-theme-light="false"] .fmlab-auto .fmlab-sample { filter: invert(0.93) hue-rotate(180deg); }

@@ -18,7 +18,7 @@ from typing import Any
 import ipywidgets as widgets
 
 import fmlab as fm
-from lab.panel.board import Board, Buttons, check
+from lab.panel.board import Board, Buttons, check, nearest
 from lab.panel.css import head
 from lab.panel.live import Live
 from lab.panel.session import Session
@@ -181,8 +181,10 @@ class Panel(Live):
 
     def _preset(self, name: str) -> None:
         with self._errors():
-            first = {name: getattr(self._first, name) for name in FIELDS}
-            self.set(**{**first, **PRESETS[name]})
+            wanted = PRESETS[name]
+            first = self._first.on(wanted["task"]) if "task" in wanted else self._first
+            setting = nearest(dataclasses.replace(first, **wanted))
+            self.set(**{field: getattr(setting, field) for field in FIELDS})
 
     def _play(self) -> None:
         if self._worker.paused:
@@ -223,10 +225,9 @@ class Panel(Live):
     def _save_picture(self) -> None:
         def link() -> None:
             data = base64.b64encode(self._canvas.png()).decode()
-            self.buttons.link.value = (
-                f'<a download="fmlab-{self.name.replace(" ", "-")}.png" '
-                f'href="data:image/png;base64,{data}">download fmlab-{self.name.replace(" ", "-")}.png</a>'
-            )
+            file = f"fmlab-{self.name.replace(' ', '-')}.png"
+            address = f"data:image/png;base64,{data}"
+            self.buttons.link.value = f'<a class="fmlab-file" download="{file}" href="{address}">download {file}</a>'
 
         self._worker.soon("save", link)
 

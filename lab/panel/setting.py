@@ -26,6 +26,7 @@ PLAIN = "FedAvg, plain mean"  # the original, whatever server the others have
 METHODS = {
     name: cls for cls in fm.ALGORITHMS for name in ((cls.__name__, PLAIN) if cls is fm.FedAvg else (cls.__name__,))
 }
+# Of those that need no file: a panel's menu offers nothing that cannot be drawn.
 TASKS = {cls.__name__: cls for cls in (fm.Sines, fm.Digits, fm.Glyphs, *fm.SCENARIOS)}
 Task = str | fm.Population  # one of TASKS by its name, or clients of the reader's own
 # A control sets the field that a method or a population declares under the control's name, or else under one of these.
@@ -129,6 +130,15 @@ class Setting:
         budget = (3 * self.inner_steps * support + query) / (support + query)
         tried = range(3 * self.inner_steps + 1, 0, -1)
         return min(tried, key=lambda n: abs(cls(local_steps=n).evaluations() - budget))
+
+    def within(self, control: str, low: float, high: float) -> tuple[float, float]:
+        """What the task's clients leave of a control's range, the other controls as they are."""
+        field = reached(kind(self.task), control)
+        if field is None:
+            return low, high
+        given = {name: value for name, value in self._given(kind(self.task)).items() if name != field.name}
+        least, most = dataclasses.replace(population(self.task), **given).span(field.name)
+        return max(low, least), min(high, most)
 
     def says(self) -> str:
         """In words, what a client does in a round, where FedAvg and FedMAML take other numbers of steps."""

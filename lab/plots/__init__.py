@@ -8,6 +8,8 @@ from lab.plots.clientview import View, client, look_at, steps_in_words, unseen_c
 from lab.plots.curves import AXES, QUANTITIES, adaptation, advantage, baselines, gains, learning, reference, whom
 from lab.plots.driftplot import drift
 from lab.plots.heatmap import advantage_map
+from lab.plots.leakplot import leak
+from lab.plots.liarsplot import liars
 from lab.plots.marks import Marks
 from lab.plots.whose import CLIENTS, after_steps
 
@@ -18,7 +20,9 @@ __all__ += [
     "client",
     "drift",
     "gains",
+    "leak",
     "learning",
+    "liars",
     "look_at",
     "reference",
     "steps_in_words",

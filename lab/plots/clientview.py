@@ -57,15 +57,17 @@ def look_at(study: Study, client: int = 0, seed: int = 0, value: int = 0) -> Vie
     ends = (-5.0, 5.0) if known else _ends(support.x, query.x)
     grid = torch.linspace(*ends, 101, dtype=torch.float64).reshape(-1, *query.x.shape[1:]) if curve else None
     x = query.x if grid is None else grid
-    predictions = {n: study.predict(n, x, seed, client, value).cpu().numpy() for n in study.names}
+    labels = study.population.labels()
+    middle, unit = labels.y_scale if regression else (0, 1)
+    predictions = {n: middle + unit * study.predict(n, x, seed, client, value).cpu().numpy() for n in study.names}
     return View(
-        support=(support.x.cpu().numpy(), support.y.cpu().numpy()),
-        query=(query.x.cpu().numpy(), query.y.cpu().numpy()),
+        support=(support.x.cpu().numpy(), middle + unit * support.y.cpu().numpy()),
+        query=(query.x.cpu().numpy(), middle + unit * query.y.cpu().numpy()),
         predictions=predictions,
         grid=None if grid is None else grid.flatten().numpy(),
         truth=_truth(study, client, seed, grid) if known and grid is not None else None,
         pictures=not regression and (isinstance(study.population, FewShot) or _image(query.x.shape[1:])),
-        labels=study.population.labels(),
+        labels=labels,
     )
 
 

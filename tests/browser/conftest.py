@@ -96,10 +96,11 @@ def free_port():
 
 
 class Servers:
-    """The servers of one test run, each started when first asked for."""
+    """The servers of one test run, each started when first asked for, with these variables beside the test's own."""
 
-    def __init__(self, tmp):
+    def __init__(self, tmp, variables=None):
         self.tmp = tmp
+        self.variables = variables or {}
         self.running = {}
         self.processes = []
         self.own = {}
@@ -159,7 +160,7 @@ class Servers:
         places["JUPYTERLAB_SETTINGS_DIR"] = str(home / "settings")
         places["JUPYTERLAB_WORKSPACES_DIR"] = str(home / "workspaces")
         # The test runner's backend must not reach the kernels, which show plots inline.
-        environ = {k: v for k, v in os.environ.items() if k != "MPLBACKEND"} | places
+        environ = {k: v for k, v in os.environ.items() if k != "MPLBACKEND"} | places | self.variables
         with (home / "log").open("w") as log:
             process = subprocess.Popen(
                 [sys.executable, *options],

@@ -6,6 +6,7 @@ the panel's. `FMLAB_MEASURE=1` waits for all twenty full comparisons instead of 
 """
 
 import json
+import math
 import os
 import re
 import statistics
@@ -185,6 +186,43 @@ def test_lesson_parts(in_lab):
     reader.drag("heterogeneity", 60)
     reader.changed(before)
     assert "not answered yet" in reader.page.locator(".jp-OutputArea-output").last.inner_text()
+    reader.is_content()
+
+
+def test_who_listens_hears_every_place_of_a_slider(in_lab):
+    """ipywidgets announces 0.05 and 0.15 as 0.1, and the exponent of a logarithmic slider."""
+    reader = in_lab(LESSON)
+    handle, box = reader.handle("heterogeneity"), reader.page.locator(".fmlab-heterogeneity input[type=number]")
+    handle.wait_for()
+
+    def heard(handle):
+        return [handle.get_attribute(f"aria-value{what}") for what in ("min", "now", "max", "text")]
+
+    reader.press("heterogeneity", "Home", 1)
+    for place in range(21):
+        expected = f"{place / 20:g}"
+        reader.page.wait_for_function("([e, v]) => +e.value === +v", arg=[box.element_handle(), expected])
+        assert heard(handle) == ["0", expected, "1", expected]
+        assert box.input_value() == expected
+        reader.press("heterogeneity", "ArrowRight", 1)
+    low, now, high, said = heard(reader.handle("lr"))
+    assert (low, now, high) == ("-2", "-1", f"{math.log10(0.5):.10g}")
+    assert said == "0.1"
+
+
+@pytest.mark.parametrize(("panel", "moved"), [("leak", "noise"), ("liars", "heterogeneity")])
+def test_what_leaves_the_client(in_lab, panel, moved):
+    """The panels of lesson 8 by keyboard and mouse: every move draws and says something else."""
+    reader = in_lab(["import lab", f"lab.{panel}()"])
+    reader.page.locator(".fmlab-panel").wait_for()
+    reader.page.wait_for_function("document.querySelector('.fmlab-summary').innerText.length > 20")
+    reader.picture(panel)
+    before = reader.state()
+    reader.press(moved, "ArrowRight", 5)
+    before = reader.changed(before)
+    reader.drag(moved, 90)
+    reader.changed(before)
+    reader.picture(f"{panel}_moved")
     reader.is_content()
 
 

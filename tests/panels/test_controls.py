@@ -33,7 +33,7 @@ def test_each_panel_of_a_lesson_and_the_playground(small):
         assert panel.views.names == expected
         assert repr(panel) == f"<fmlab panel: {name.replace('_', ' ')}>"
         assert panel.study.names == ["FedAvg", PLAIN, "FedMAML"]
-        assert panel.sentence in panel._summary.value
+        assert html.escape(panel.sentence) in panel._summary.value
         panel.close()
 
 
@@ -118,6 +118,18 @@ def test_a_slider_and_set_are_the_same(make, slider):
     assert hand.setting == code.setting
     assert hand._png == code._png
     assert slider(code, "heterogeneity").value == 0.3
+
+
+def test_a_place_on_a_slider_is_the_number_that_is_shown(make, slider):
+    """Steps as the page adds them up; some are not the number that they stand for: 6 * 0.05 = 0.30000000000000004."""
+    panel = make(controls=("heterogeneity",), heterogeneity=1.0)
+    panel._compute = lambda *_: None
+    places = [place * 0.05 for place in range(21)]
+    assert [h for h in places if h != round(h, 2)], "there is something to mend"
+    for place, h in enumerate(places):
+        slider(panel, "heterogeneity").value = h
+        assert panel.setting.heterogeneity == panel.board.controls["heterogeneity"].box.value == place / 20
+        assert f"heterogeneity={place / 20}," in panel.code()
 
 
 def test_the_code_reproduces_the_study(make):

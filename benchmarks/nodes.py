@@ -1,0 +1,219 @@
+"""Real nodes beside the simulation: every method's largest difference, and what a round costs.
+
+    python benchmarks/nodes.py equal    every method on three nodes, three rounds: the largest difference of any number
+    python benchmarks/nodes.py scale    seconds a round and memory, by the number of nodes and the kind of node
+
+Each writes its part of benchmarks/results/nodes.md; the other part stays. It needs the extra ``nodes``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import re
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+import torch
+
+import fmlab as fm
+from fmlab.declare import step_sizes
+from fmlab.nodes.federation import Federation
+from fmlab.nodes.plan import Plan, gap, make
+
+TABLE = Path(__file__).parent / "results" / "nodes.md"
+TITLE = "# Real nodes\n\nWritten by `python benchmarks/nodes.py equal` and `python benchmarks/nodes.py scale`.\n"
+HOLDS = ("0,3", "1", "2,4")  # clients of the three nodes
+LONG = 600.0  # seconds: on a busy machine a node takes its time to start
+
+EQUAL = """## Every method on nodes and in one batch
+
+Three processes with a SuperLink between them hold five clients of `fm.Sines`; 3 rounds, float64, minibatches of 4
+where a method takes them, a ReLU network of {size} numbers. "All": all five take part in each round. "Three": three of
+them do, weighted by size. The columns give the largest absolute difference of any number that the server holds from
+the same run in one batch, and by how much training has moved any of them.
+
+| method | minibatches | all: difference | moved | three: difference | moved |
+|---|---|---|---|---|---|
+"""
+
+SCALE = """## What a round costs
+
+FedAvg on `fm.Sines`, {size} numbers of float64, one client a node. Seconds are medians over the rounds after the
+first; "first" is from the start of the run to the end of its first round, with the nodes' imports in it. Memory is the
+proportional share (PSS) of the SuperLink with what it starts, and of the mean node. A machine of {cores} cores, in use
+by others; beside each row stands the load average of the minute before it ended, so seconds compare only roughly.
+
+"Stays": a node of `make node`. "Stock": Flower's own SuperNode, which starts a process for every message. "In process":
+the same two apps in one process, without a network. "Batch": `fm.compare`'s rounds.
+
+| engine | nodes | clients a round | s a round | first, s | link, MB | a node, MB | load |
+|---|---|---|---|---|---|---|---|
+"""
+
+
+class Cost(NamedTuple):
+    """Of a run: seconds of a round and until the first is over, and MB."""
+
+    each: float
+    first: float
+    link: float
+    node: float
+
+
+def small(algorithm: type[fm.Algorithm]) -> fm.Algorithm:
+    """With step sizes that are small enough for all, and minibatches of 4."""
+    a = algorithm()
+    changed: dict[str, Any] = dict.fromkeys(step_sizes(a), 0.002)
+    if "batch_size" in {f.name for f in fields(a)}:
+        changed["batch_size"] = 4
+    return replace(a, **changed)
+
+
+@contextmanager
+def deployed(clients: tuple[str, ...], stock: bool = False) -> Iterator[Federation]:
+    """A SuperLink on this machine and a node for each entry, which names its clients."""
+    with tempfile.TemporaryDirectory(prefix="fmlab-") as folder, Federation(Path(folder)) as federation:
+        federation.start_link(seconds=LONG)
+        for ids in clients:
+            federation.start_node({"clients": ids, "keep": str(Path(folder) / "kept" / ids)}, stock=stock)
+        yield federation
+
+
+def equal() -> str:
+    """Every method, once with all clients and once with three of the five."""
+    clients = fm.Sines(n_clients=5, n_validation=2, n_unseen=3, support=6, query=6)
+    model = fm.MLP((1, 16, 16, 1))
+    ways: list[dict[str, Any]] = [{}, {"clients_per_round": 3, "weights": "size"}]
+    shared: dict[str, Any] = {"rounds": 3, "model": model, "dtype": torch.float64, "patience": LONG}
+    plans = [make([small(a)], clients, **shared, **way)[0] for a, way in itertools.product(fm.ALGORITHMS, ways)]
+    ends = {}
+    with deployed(HOLDS) as federation:
+        from fmlab.nodes.server import held
+
+        federation.submit(plans, wait=LONG)
+        for event in federation.events():
+            if event["event"] == "finished":
+                ends[event["part"]] = held(event["state"])
+                print(event["method"], flush=True)
+    text = EQUAL.format(size=model.size)
+    for i, algorithm in enumerate(fm.ALGORITHMS):
+        cells = []
+        for part in (2 * i, 2 * i + 1):
+            first, *_, last = plans[part].simulation().rounds()
+            cells += [f"{gap(ends[part], last.held):g}", f"{gap(first.held, last.held):.2g}"]
+        takes = "4" if "batch_size" in {f.name for f in fields(algorithm)} else "all examples"
+        text += f"| {algorithm.__name__} | {takes} | {' | '.join(cells)} |\n"
+    return text
+
+
+def scale() -> str:
+    """Nodes that stay, stock nodes, the same in this process, and one batch."""
+    text = ""
+    for number in (2, 4, 8, 20):
+        text += _row("stays", number, number, _run(_plan(number, 10), number, stock=False))
+    for number in (2, 4):
+        text += _row("stock", number, number, _run(_plan(number, 3), number, stock=True))
+    for each in (25, 100):
+        text += _row("in process", 100, each, _in_process(_plan(100, 10, each)))
+        text += _row("batch", 0, each, _in_batch(_plan(100, 50, each)))
+    return SCALE.format(size=fm.Sines().model().size, cores=os.cpu_count()) + text
+
+
+def _plan(number: int, rounds: int, each: int | None = None) -> Plan:
+    options = {} if each is None else {"clients_per_round": each}
+    a = small(fm.FedAvg)
+    return make([a], fm.Sines(n_clients=number), rounds=rounds, patience=LONG, dtype=torch.float64, **options)[0]
+
+
+def _run(plan: Plan, number: int, stock: bool) -> Cost:
+    began = time.monotonic()
+    seconds, first = [], 0.0
+    with deployed(tuple(map(str, range(number))), stock) as federation:
+        federation.submit([plan], wait=LONG)
+        for event in federation.events():
+            if event["event"] == "round":
+                first = first or time.monotonic() - began
+                seconds.append(event["seconds"])
+                if event["round"] == plan.rounds:
+                    assert federation.link is not None
+                    link = _megabytes(federation.link.pid)
+                    node = statistics.mean(_megabytes(p.pid) for p in federation.nodes.values())
+    return Cost(statistics.median(seconds[1:]), first, link, node)
+
+
+def _megabytes(pid: int) -> float:
+    """Of a process and all that it has started."""
+    family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    found = 0.0
+    for process in family:
+        try:
+            found += process.memory_full_info().pss / 1e6
+        except (psutil.NoSuchProcess, psutil.ZombieProcess):  # a stock node's process for a message that has gone
+            continue
+    return found
+
+
+def _in_process(plan: Plan) -> Cost:
+    from fmlab.nodes.loop import LoopGrid
+    from fmlab.nodes.server import Run
+
+    grid = LoopGrid([{"clients": str(i)} for i in range(plan.number)])
+    with tempfile.TemporaryDirectory(prefix="fmlab-") as folder:
+        return _timed(Run(plan, grid, Path(folder), wait=LONG).rounds())
+
+
+def _in_batch(plan: Plan) -> Cost:
+    return _timed(plan.simulation().rounds())
+
+
+def _timed(rounds: Iterator[Any]) -> Cost:
+    began = last = time.perf_counter()
+    next(rounds)
+    seconds = []
+    for _ in rounds:
+        now = time.perf_counter()
+        seconds.append(now - last)
+        last = now
+    first = seconds[0] if seconds else last - began
+    return Cost(statistics.median(seconds[1:]), first, _megabytes(os.getpid()), 0.0)
+
+
+def _row(engine: str, nodes: int, each: int, cost: Cost) -> str:
+    there = [str(nodes or "-"), str(each), f"{cost.each:.2g}", f"{cost.first:.2g}", f"{cost.link:.0f}"]
+    row = (
+        f"| {engine} | {' | '.join(there)} | {f'{cost.node:.0f}' if cost.node else '-'} | {os.getloadavg()[0]:.1f} |\n"
+    )
+    print(row, end="", flush=True)
+    return row
+
+
+def put(part: str, text: str) -> None:
+    """Into its place in the results; what is there of the other part stays."""
+    now = TABLE.read_text(encoding="utf-8") if TABLE.exists() else TITLE
+    heads = {"equal": EQUAL.split("\n")[0], "scale": SCALE.split("\n")[0]}
+    parts = {
+        name: m[0] for name, head in heads.items() if (m := re.search(rf"^{head}$.*?(?=^## |\Z)", now, re.M | re.S))
+    }
+    parts[part] = text
+    TABLE.write_text("\n".join([TITLE, *(parts[name].strip() + "\n" for name in heads if name in parts)]), "utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("equal", "scale"))
+    part = parser.parse_args().part
+    torch.set_num_threads(1)
+    put(part, {"equal": equal, "scale": scale}[part]())
+
+
+if __name__ == "__main__":
+    main()
