@@ -82,6 +82,9 @@ def winner(lead: float) -> str:
 def table(found: dict[str, dict[str, Leads]]) -> str:
     lines = [HEAD.format(level=LEVEL)]
     for task in TASKS:
+        if not any(name.startswith(f"{task} ") for name in found):
+            lines += [f"## {task}", "", "Not computed yet.", ""]
+            continue
         columns = "heterogeneity | inner steps | after 1: recorded | searched | after 5: recorded | searched | "
         lines += [f"## {task}", "", f"| {columns}|", "|---" * 7 + "|"]
         for h in H:

@@ -32,7 +32,7 @@ from lab.plots.style import Look
 
 RANGES: dict[str, tuple[float, float]] = {  # what a slider spans, where its declaration allows more
     "inner_steps": (1, 10),
-    "inner_lr": (0.001, 1.0),
+    "inner_lr": (0.001, 2.0),
     "shots": (1, 20),
     "clients_per_round": (1, 100),
     "rounds": (10, 1000),
