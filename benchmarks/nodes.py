@@ -9,7 +9,6 @@ Each writes its part of benchmarks/results/nodes.md; the other part stays. It ne
 from __future__ import annotations
 
 import argparse
-import itertools
 import os
 import re
 import statistics
@@ -27,7 +26,9 @@ import torch
 import fmlab as fm
 from fmlab.declare import step_sizes
 from fmlab.nodes.federation import Federation
+from fmlab.nodes.loop import LoopGrid
 from fmlab.nodes.plan import Plan, gap, make
+from fmlab.nodes.server import Run, held
 
 TABLE = Path(__file__).parent / "results" / "nodes.md"
 TITLE = "# Real nodes\n\nWritten by `python benchmarks/nodes.py equal` and `python benchmarks/nodes.py scale`.\n"
@@ -36,13 +37,13 @@ LONG = 600.0  # seconds: on a busy machine a node takes its time to start
 
 EQUAL = """## Every method on nodes and in one batch
 
-Three processes with a SuperLink between them hold five clients of `fm.Sines`; 3 rounds, float64, minibatches of 4
-where a method takes them, a ReLU network of {size} numbers. "All": all five take part in each round. "Three": three of
-them do, weighted by size. The columns give the largest absolute difference of any number that the server holds from
-the same run in one batch, and by how much training has moved any of them.
+Three processes with a SuperLink between them hold five clients of `fm.Sines`; 3 rounds of three of them, weighted by
+size, float64, minibatches of 4 where a method takes them, a ReLU network of {size} numbers. The last columns give the
+largest absolute difference of any number that the server holds from the same run in one batch, and by how much
+training has moved any of them. (Methods that hold nothing have moved nothing.)
 
-| method | minibatches | all: difference | moved | three: difference | moved |
-|---|---|---|---|---|---|
+| method | minibatches | difference | moved by |
+|---|---|---|---|
 """
 
 SCALE = """## What a round costs
@@ -89,29 +90,25 @@ def deployed(clients: tuple[str, ...], stock: bool = False) -> Iterator[Federati
 
 
 def equal() -> str:
-    """Every method, once with all clients and once with three of the five."""
+    """Every method, in one deployment."""
     clients = fm.Sines(n_clients=5, n_validation=2, n_unseen=3, support=6, query=6)
     model = fm.MLP((1, 16, 16, 1))
-    ways: list[dict[str, Any]] = [{}, {"clients_per_round": 3, "weights": "size"}]
-    shared: dict[str, Any] = {"rounds": 3, "model": model, "dtype": torch.float64, "patience": LONG}
-    plans = [make([small(a)], clients, **shared, **way)[0] for a, way in itertools.product(fm.ALGORITHMS, ways)]
+    methods = {a.__name__: small(a) for a in fm.ALGORITHMS}
+    shared: dict[str, Any] = {"rounds": 3, "model": model, "clients_per_round": 3, "weights": "size"}
+    plans = make(methods, clients, **shared, dtype=torch.float64, patience=LONG)
     ends = {}
     with deployed(HOLDS) as federation:
-        from fmlab.nodes.server import held
-
-        federation.submit(plans, wait=LONG)
+        federation.submit(plans, nodes=len(HOLDS), wait=LONG)
         for event in federation.events():
             if event["event"] == "finished":
                 ends[event["part"]] = held(event["state"])
                 print(event["method"], flush=True)
     text = EQUAL.format(size=model.size)
-    for i, algorithm in enumerate(fm.ALGORITHMS):
-        cells = []
-        for part in (2 * i, 2 * i + 1):
-            first, *_, last = plans[part].simulation().rounds()
-            cells += [f"{gap(ends[part], last.held):g}", f"{gap(first.held, last.held):.2g}"]
-        takes = "4" if "batch_size" in {f.name for f in fields(algorithm)} else "all examples"
-        text += f"| {algorithm.__name__} | {takes} | {' | '.join(cells)} |\n"
+    for part, plan in enumerate(plans):
+        first, *_, last = plan.simulation().rounds()
+        takes = "4" if hasattr(plan.algorithm, "batch_size") else "all examples"
+        moved = gap(first.held, last.held)
+        text += f"| {plan.name} | {takes} | {gap(ends[part], last.held):g} | {moved:.2g} |\n"
     return text
 
 
@@ -138,7 +135,7 @@ def _run(plan: Plan, number: int, stock: bool) -> Cost:
     began = time.monotonic()
     seconds, first = [], 0.0
     with deployed(tuple(map(str, range(number))), stock) as federation:
-        federation.submit([plan], wait=LONG)
+        federation.submit([plan], nodes=number, wait=LONG)
         for event in federation.events():
             if event["event"] == "round":
                 first = first or time.monotonic() - began
@@ -163,9 +160,6 @@ def _megabytes(pid: int) -> float:
 
 
 def _in_process(plan: Plan) -> Cost:
-    from fmlab.nodes.loop import LoopGrid
-    from fmlab.nodes.server import Run
-
     grid = LoopGrid([{"clients": str(i)} for i in range(plan.number)])
     with tempfile.TemporaryDirectory(prefix="fmlab-") as folder:
         return _timed(Run(plan, grid, Path(folder), wait=LONG).rounds())

@@ -31,7 +31,7 @@ PROJECTOR = """<style>
 .fmlab-projector .fmlab-groups > * { flex-basis: 430px !important; }
 .fmlab-projector .fmlab-summary .widget-html-content { font-size: calc(1.35 * var(--fmlab-type)); }
 .fmlab-projector .fmlab-difference .widget-html-content { font-size: var(--fmlab-type); min-height: 1.3em;
-  padding-left: 9em; }
+  padding-left: 4em; white-space: nowrap; }
 .fmlab-projector .fmlab-difference :is(small, br) { display: none; }
 .fmlab-projector .fmlab-picture { max-height: calc((100vh - 15 * var(--fmlab-type) - 56px) / var(--fmlab-rows, 1)); }
 .fmlab-rows-2 { --fmlab-rows: 2; }
@@ -90,6 +90,7 @@ STYLE = (
   .fmlab-panel .widget-checkbox input { width: 22px; height: 22px; margin: 0; }
   .fmlab-panel .noUi-touch-area { position: absolute; inset: -15px; width: auto; height: auto; }
 }
+[data-jp-theme-light="false"] .fmlab-panel select { color-scheme: dark; }
 [data-jp-theme-light="false"] .fmlab-auto .fmlab-picture,
 [data-jp-theme-light="false"] .fmlab-auto .fmlab-sample { filter: invert(0.93) hue-rotate(180deg); }
 </style>""".replace("<gone>", GONE)
