@@ -46,7 +46,7 @@ WINGS = {
     "plots": {"plots"},
     "panel": {"plots", "panel"},
     "lessons": {"plots", "panel", "lessons"},
-    "install": {"install"},
+    "install": {"panel", "install"},  # its button is a part of a page, and looks like one
 }
 
 

@@ -62,7 +62,7 @@ def test_one_method_alone(visit, panel):
 )
 def test_what_cannot_be_is_said_and_left_out(visit, capsys, query):
     visit(f"{query}&inner_steps=2")
-    assert panels.asked_for({"heterogeneity": 0.1}) == {"heterogeneity": 0.1, "inner_steps": 2}
+    assert panels._asked_for({"heterogeneity": 0.1}, None) == {"heterogeneity": 0.1, "inner_steps": 2}
     said = capsys.readouterr().out
     name, _, text = query.partition("=")
     if text:  # an empty one is no part of a query

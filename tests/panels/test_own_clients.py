@@ -57,7 +57,7 @@ class Plain(fm.Population):
 @pytest.fixture(autouse=True)
 def short_search(monkeypatch, filled):
     """That a search is announced and kept is tested in test_stepsizes."""
-    monkeypatch.setattr(tuning, "search", lambda algorithm, setup, grid: filled(algorithm, 0.05))
+    monkeypatch.setattr(tuning, "search", lambda algorithm, setup, grid: (filled(algorithm, 0.05), 0.0))
 
 
 @pytest.fixture
