@@ -21,7 +21,7 @@ from fmlab.declare import Sweep, Validated, lanes, pick, step_sizes, sweep_lengt
 from fmlab.engine import State
 from fmlab.evaluation import Scores, current, elsewhere, evaluate
 from fmlab.populations import Population
-from fmlab.report import table, to_dataframe
+from fmlab.report import table, to_dataframe, worst_tenth
 from fmlab.setup import Setup, check_mean, prepare
 
 if TYPE_CHECKING:
@@ -90,6 +90,16 @@ class Study:
     def history(self) -> ByMethod:
         """(seeds, evaluations) mean query loss of unseen clients after all adaptation steps."""
         return {name: t[..., -1] for name, t in self.learning.items()}
+
+    @property
+    def worst_tenth(self) -> ByMethod:
+        """(seeds,) query loss after all adaptation steps, the mean of the worst tenth of the unseen clients."""
+        return {name: worst_tenth(t[..., -1], False) for name, t in self.adaptation.items()}
+
+    @property
+    def worst_tenth_accuracy(self) -> ByMethod:
+        """The same for classification; empty for regression."""
+        return {name: worst_tenth(t[..., -1], True) for name, t in self.accuracy.items()}
 
     @property
     def bytes(self) -> ByMethod:

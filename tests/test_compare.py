@@ -202,6 +202,16 @@ def test_off_its_distribution_a_model_is_scored_on_five_other_clients():
         _ = next(fm.stream(methods, POPULATION, **SHORT)).off_distribution
 
 
+def test_the_worst_tenth_of_a_study_is_that_of_its_table(study):
+    """Of twenty clients the two with the largest loss, or with the fewest right."""
+    losses = torch.arange(40.0).view(2, 20, 1).expand(-1, -1, 3)
+    made = replace(study, adaptation={"A": losses}, accuracy={"A": losses / 40})
+    assert made.worst_tenth["A"].tolist() == [18.5, 38.5]
+    assert made.worst_tenth_accuracy["A"].tolist() == pytest.approx([0.5 / 40, 20.5 / 40])
+    assert study.worst_tenth["FedAvg"].shape == (2,)
+    assert study.worst_tenth_accuracy == {}
+
+
 def test_who_is_alone_has_no_others():
     study = fm.compare(
         [fm.Ditto(lr=0.02, adapt_lr=0.01)], replace(POPULATION, n_clients=1), **SHORT | {"clients_per_round": 1}

@@ -22,19 +22,19 @@ DIFFERENCES = """
 """
 
 
-def _run(name: str, seed: int, rounds: int) -> Found:
-    best, losses, _ = measure(name, seed, rounds)
-    return {"step size": best, "losses": losses}
+def _run(name: str, seeds: int, rounds: int) -> Found:
+    best, losses, _ = measure(name, range(seeds), rounds)
+    return {"step sizes": best, "losses": losses}
 
 
 def table(ledger: Ledger, full: bool) -> str:
-    rounds, seeds = (70_000, 3) if full else (7_000, 3)
+    rounds, seeds = 70_000 if full else 7_000, 3
     rows: list[list[object]] = [["", *STEPS, "step sizes", "s"]]
     for name in METHODS:
-        found = [ledger(f"{name} rounds={rounds} seed={s}", partial(_run, name, s, rounds)) for s in range(seeds)]
-        cells = [spread([f["losses"][k] for f in found]) for k in range(len(STEPS))]
-        sizes = ", ".join(f"{f['step size']:g}" for f in found)
-        rows.append([f"{name}, ours", *cells, sizes, f"{sum(f['seconds'] for f in found):.0f}"])
+        found = ledger(f"{name} rounds={rounds} seeds={seeds}", partial(_run, name, seeds, rounds))
+        cells = [spread([losses[k] for losses in found["losses"]]) for k in range(len(STEPS))]
+        sizes = ", ".join(f"{size:g}" for size in found["step sizes"])
+        rows.append([f"{name}, ours", *cells, sizes, f"{found['seconds']:.0f}"])
         rows.append([f"{name}, paper", *(f"{x:.2f}" for x in PAPER[name]), "", ""])
     setting = SETTING.format(rounds=f"{rounds:,}", steps=", ".join(map(str, STEPS)), seeds=seeds)
     return f"{setting}\n{markdown(rows)}\n{DIFFERENCES}"
