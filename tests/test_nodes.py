@@ -5,6 +5,7 @@ Here on a grid in this process, which runs the ServerApp's rounds and the Client
 
 import json
 import re
+import time
 from dataclasses import dataclass, fields, replace
 
 import pytest
@@ -75,6 +76,15 @@ def test_nodes_are_the_simulation_to_the_last_bit(algorithm, tmp_path):
         assert gap(state.held, plan.simulation().run().held) == 0.0
         moved = algorithm is fm.LocalOnly or gap(state.held, next(plan.simulation().rounds()).held) > 0
         assert moved, "a run in which nothing happens equals itself"
+
+
+@pytest.mark.parametrize("algorithm", [fm.FedMAML, fm.FedAvg], ids=lambda a: a.__name__)
+def test_a_client_alone_is_what_it_is_among_others(algorithm, tmp_path):
+    """Also with as many examples that MKL has several ways to multiply, by where a matrix lies in memory."""
+    a = replace(small(algorithm), batch_size=None) if algorithm is fm.FedAvg else small(algorithm)
+    plan = plan_of(a, clients=fm.Sines(n_clients=3, n_validation=2, n_unseen=2))
+    state, _, _ = run(plan, ONE_EACH[:3], tmp_path)
+    assert gap(state.held, plan.simulation().run().held) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -241,12 +251,14 @@ def test_a_lost_answer_is_counted_neither_twice_nor_half(tmp_path):
 def test_a_node_that_is_started_again(tmp_path, keep):
     """With what its client kept, as if nothing had been; without, the client begins afresh, and that is said."""
     kept = {"keep": str(tmp_path / "kept")} if keep else {}
-    plan = plan_of(small(fm.Scaffold), rounds=5, clients_per_round=3)
+    plan = plan_of(small(fm.Scaffold), rounds=9, clients_per_round=3)
 
     def restart(t, grid):
         if t == 2:
             grid.dead.add(1002)
             grid.add({"clients": "1"} | kept)
+        if t >= 2:
+            time.sleep(0.3)  # longer than the server's looks are apart, and than its patience: the node is back in time
 
     state, events, _ = run(plan, [c | kept for c in ONE_EACH], tmp_path, restart)
     whos = [e["who"] for e in events.of("round")]

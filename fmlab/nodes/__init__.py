@@ -10,4 +10,11 @@
 
 Beyond ``plan`` it needs Flower, the extra ``nodes``: ``pip install "fmlab[nodes]"``. Nothing here is imported with
 fmlab.
+
+MKL otherwise takes other instructions for a matrix that lies elsewhere in memory, and a client's last bit would depend
+on who stands beside it in a batch. It reads this setting at its first product, so import this before you compute.
 """
+
+import os
+
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")

@@ -45,7 +45,7 @@ def federation(
     rounds: int = 30,
     algorithm: str = "FedMAML",
     late: int = 0,
-    patience: float = 10.0,
+    patience: float = 15.0,
     **options: Any,
 ) -> FederationPanel:
     """Train on real nodes of this machine, each a process with one client of ``fm.Sines``, and watch.
@@ -230,10 +230,10 @@ class FederationPanel(Live):
         if self.gap == 0:
             return f"{far} The nodes' model is the simulation's, to the last bit."
         n = self.told.absent
-        missing = f" {n} answer{'s were' if n > 1 else ' was'} missing:" if n else ""
+        missing = f"{n} answer{'s were' if n > 1 else ' was'} missing: the" if n else "The"
         alone = "nothing" if self.answered == 0 else f"up to {self.answered:.2g}"
         return (
-            f"{far}{missing} the nodes' model differs from the simulation's by up to {self.gap:.2g}, and from one with "
+            f"{far} {missing} nodes' model differs from the simulation's by up to {self.gap:.2g}, and from one with "
             f"those alone who answered by {alone}."
         )
 
