@@ -281,6 +281,16 @@ def fedprox(eta=0.02, K=5, mu=1.0, mean=True):
     return torch.stack(models).mean(0) if mean else torch.cat(models, 1)
 
 
+def _here(turn, here):
+    return [c for c in turn if c in here]
+
+
+def _left(kept, lost):
+    left = kept.clone()
+    left[lost] = 0
+    return left
+
+
 WRONG = [
     ("trivial_loss", 2.55**2, "square of the amplitude"),
     ("trivial_loss", 2.55 / 2**0.5, "root"),
@@ -436,6 +446,20 @@ WRONG = [
     ("trimmed_mean", lambda messages, left_out: messages.sort(0).values[: 9 - left_out].mean(0), "The lowest"),
     ("trimmed_mean", lambda messages, left_out: messages.sort(0).values[left_out:-left_out].sum(0) / 9, "how many"),
     ("trimmed_mean", lambda messages, left_out: messages[0] * 0, "Sort every column"),
+    ("next_in_turn", lambda turn, here, m: sorted(here)[:m], "the first m in turn take part"),
+    ("next_in_turn", lambda turn, here, m: [c for c in turn[:m] if c in here], "replaced by the next in turn"),
+    (
+        "next_in_turn",
+        lambda turn, here, m: turn[:m] if len(here) == 5 else sorted(_here(turn, here)[:m]),
+        "not by number",
+    ),
+    ("next_in_turn", lambda turn, here, m: turn[:m], "passed over"),
+    ("next_in_turn", lambda turn, here, m: _here(turn, here)[:m] if len(here) >= m else [], "all of them take part"),
+    ("lost_control", lambda kept, lost: _left(kept, lost).mean(0) - kept.mean(0), "The sign"),
+    ("lost_control", lambda kept, lost: kept.mean(0) - _left(kept, lost).sum(0) / 3, "who begins afresh still counts"),
+    ("lost_control", lambda kept, lost: kept[lost].sum(0), "the sum over those who lost it"),
+    ("lost_control", lambda kept, lost: kept[lost].mean(0), "the mean over those who lost it"),
+    ("lost_control", lambda kept, lost: kept.mean(0), "take from it the mean after"),
 ]
 
 

@@ -469,7 +469,7 @@ def test_lab_and_page_open_on_the_first_notebook_or_the_named_one(start, monkeyp
 
 @pytest.mark.parametrize("name", ["0", "99"])
 def test_a_name_of_no_notebook_or_of_several_says_which_there_are(start, name):
-    with pytest.raises(SystemExit, match=f"'{name}' names . of the notebooks; name one of: 00_start_here, 01_"):
+    with pytest.raises(SystemExit, match=f"'{name}' names \\d+ of the notebooks; name one of: 00_start_here, 01_"):
         start.command("app", [name])
 
 
