@@ -10,7 +10,7 @@ pytest.importorskip("flwr", reason="needs Flower: the extra nodes, which make te
 pytestmark = pytest.mark.browser
 RESULTS = Path(__file__).resolve().parents[2] / "test-results"
 NAME = "nodes.ipynb"
-CELL = "import lab\npanel = lab.federation(nodes=3, rounds=500, algorithm='FedAvg', patience=4.0)\npanel"
+CELL = "import lab\npanel = lab.federation(nodes=3, rounds=500, algorithm='FedAvg', patience=10.0)\npanel"
 SECONDS = 240_000  # ms; three processes import torch, beside a browser
 
 
@@ -42,6 +42,7 @@ def test_a_node_is_killed_by_its_button_and_started_by_another(put, notebook):
     assert kill.is_enabled()
     assert start.is_disabled()
     kill.click()
+    page.locator("button:disabled", has_text="kill node 1").wait_for(timeout=SECONDS)
     waits(row, "did not answer in round")
     missed = int(re.search(r"round (\d+)", row.inner_text())[1])
     waits(summary, rf"After round ({missed + 1}|{missed + 2}|{missed + 3}|{missed + 4}|{missed + 5})\b")
