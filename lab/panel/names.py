@@ -22,7 +22,9 @@ const name = () => {
     const {min, max} = slider.options.range, now = [slider.get(true)].flat()[0];
     for (const [end, value] of Object.entries({min, max, now})) set(handle, `aria-value${end}`, `${shown(value, 10)}`);
     const log = control?.classList.contains("fmlab-log");
-    set(handle, "aria-valuetext", `${log ? shown(10 ** now, 3) : shown(now, 10)}`);
+    const box = control?.querySelector("input[type=number]")?.value;  // of a number between two places
+    const said = !log ? shown(now, 10) : Math.abs(Math.log10(box) - now) < 0.026 ? shown(box, 10) : shown(10 ** now, 3);
+    set(handle, "aria-valuetext", `${said}`);
   }
   for (const input of root.querySelectorAll("input[type=number], select")) {
     const row = input.closest(".fmlab-control") ?? input.parentElement;
