@@ -13,8 +13,9 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,8 @@ class FederationPanel(Live):
         self.answered: float | None = None
         clients = fm.Sines(n_clients=nodes)
         (plan,) = make([METHODS[algorithm]()], clients, rounds=rounds, patience=patience, dtype=torch.float64)
-        self.told = Told(_curve(plan), nodes)
+        self._losses = _curve(plan)
+        self.told = Told(rounds, nodes, [next(self._losses)])
         self._runs = [i < nodes - late for i in range(nodes)]
         self._problem, self._stopped, self._over = "", False, threading.Event()
         super().__init__("real nodes", lambda t: Canvas([("curve", 1), ("answers", 1)], 2, t), **options)
@@ -190,6 +192,7 @@ class FederationPanel(Live):
             return
         if kind == "round":
             self.told.round(event)
+            self.told.simulated += islice(self._losses, self.told.done + 1 - len(self.told.simulated))
         elif kind == "failed":
             t = self.told.miss(clients)
             self._note(clients, f"did not answer in round {t}")
@@ -267,6 +270,7 @@ def _environment() -> dict[str, str]:
     return os.environ | {"NO_COLOR": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
 
 
-def _curve(plan: Plan) -> list[float]:
+def _curve(plan: Plan) -> Iterator[float]:
+    """The simulation's loss after 0, 1, ... rounds."""
     simulation = plan.simulation()
-    return [simulation.loss(state) for state in simulation.rounds()]
+    return (simulation.loss(state) for state in simulation.rounds())

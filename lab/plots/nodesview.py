@@ -14,19 +14,17 @@ from lab.plots.marks import Marks
 
 @dataclass
 class Told:
-    """What a run has told so far, by client and round. ``simulated``: losses after 0, 1, ..., all rounds."""
+    """What a run has told so far, by client and round. ``simulated``: losses after 0, 1, ... rounds, as far as the run
+    is."""
 
-    simulated: list[float]
+    rounds: int
     clients: int
+    simulated: list[float] = field(default_factory=list)
     loss: dict[int, float] = field(default_factory=dict)  # after a round
     answered: dict[int, list[int]] = field(default_factory=dict)  # rounds in which a client did
     missed: dict[int, list[int]] = field(default_factory=dict)  # and was asked in vain
     up: int = 0  # bytes
     down: int = 0
-
-    @property
-    def rounds(self) -> int:
-        return len(self.simulated) - 1
 
     @property
     def done(self) -> int:
@@ -65,7 +63,7 @@ def on_the_simulation(ax: Axes | Marks, told: Told, method: str) -> Marks:
         top = style.nice(max([*told.simulated, *told.loss.values()]))
         alone = {"linestyle": "none"}
         legend = [("simulation", line), (f"{method} on the nodes", points | alone)]
-        m.frame(title="Loss of unseen clients", x="round", xlim=(0, max(told.rounds, 1)), ylim=(0, top), legend=legend)
+        m.frame(title="Loss of unseen clients", x="round", xlim=(0, told.rounds), ylim=(0, top), legend=legend)
     return m
 
 
@@ -81,6 +79,6 @@ def who_answered(ax: Axes | Marks, told: Told) -> Marks:
             m.points(name, [t for t, _ in at], [c for _, c in at], **look)
         alone = {"linestyle": "none"}
         legend = [("answered", dot | alone), ("asked in vain", cross | alone)]
-        across, up = (0, max(told.rounds, 1) + 0.5), (-0.7, told.clients - 0.3)
+        across, up = (0, told.rounds + 0.5), (-0.7, told.clients - 0.3)
         m.frame(title="Who answered", x="round", y="client", xlim=across, ylim=up, legend=legend)
     return m

@@ -10,8 +10,8 @@ pytest.importorskip("flwr", reason="needs Flower: the extra nodes, which make te
 pytestmark = pytest.mark.browser
 RESULTS = Path(__file__).resolve().parents[2] / "test-results"
 NAME = "nodes.ipynb"
-CELL = "import lab\npanel = lab.federation(nodes=3, rounds=500, algorithm='FedAvg', patience=10.0)\npanel"
-SECONDS = 240_000  # ms; three processes import torch, beside a browser
+CELL = "import lab\npanel = lab.federation(nodes=3, rounds=60, algorithm='FedAvg', patience=15.0)\npanel"
+SECONDS = 600_000  # ms; three processes import torch, beside a browser, perhaps on a busy machine
 
 
 @pytest.fixture
