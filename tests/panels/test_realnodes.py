@@ -87,7 +87,7 @@ def test_a_run_that_fails_is_said_in_the_panel():
         ({"nodes": 0}, "nodes = 0 is not a whole number from 1 to 20"),
         ({"nodes": 2.0}, "nodes = 2.0 is not"),
         ({"nodes": 2, "late": 2}, "late = 2 is not a whole number from 0 to 1: one node has to start"),
-        ({"algorithm": "FedSGD"}, "algorithm = 'FedSGD' is none of FedAvg"),
+        ({"algorithm": "FedSGD"}, "algorithm = 'FedSGD' is none of LocalOnly, FedAvg"),
         ({"rounds": 0}, "rounds = 0"),
         ({"patience": 0}, "patience = 0"),
         ({"theme": "pink"}, "theme = 'pink'"),
