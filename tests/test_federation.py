@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -171,9 +172,9 @@ def test_killed_late_and_started_again(federation):
 def command(folder, *line):
     """A command of a reader's, and where it prints."""
     folder.mkdir(exist_ok=True)
-    out = (folder / "out.txt").open("wb")
     line = [sys.executable, "-m", "fmlab.nodes", *line]
-    return subprocess.Popen(line, stdout=out, stderr=subprocess.STDOUT, env=environment(folder), cwd=folder)
+    with (folder / "out.txt").open("wb") as out:
+        return subprocess.Popen(line, stdout=out, stderr=subprocess.STDOUT, env=environment(folder), cwd=folder)
 
 
 def waits_for(path, text, seconds=400):
@@ -280,3 +281,5 @@ def test_whatever_ends_the_owner_ends_all(end, tmp_path):
     assert alive(family) == []
     assert owner.wait(120) == (-9 if end == "kill -9" else 130)
     owner.stdout.close()
+    with suppress(BrokenPipeError):
+        owner.stdin.close()

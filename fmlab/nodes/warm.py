@@ -9,6 +9,7 @@ The only file, but for ``loop`` and ``tied``, that leans on Flower's insides; th
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -27,8 +28,10 @@ from flwr.supercore.inflatable.inflatable_object import (
     no_object_id_recompute,
 )
 from flwr.supercore.primitives.asymmetric import bytes_to_private_key
+from flwr.supercore.retry import http_retry
 from flwr.supercore.run import RunNotRunningException
 from flwr.supercore.task_identity import TaskIdentity
+from flwr.supernode import fleet_http_connection
 from flwr.supernode.fleet_http_connection import http_request_response
 
 from fmlab.nodes.desk import Config
@@ -52,6 +55,27 @@ def enlist(address: str, roots: bytes, tickets: Mapping[str, bytes]) -> None:
 
 class Unreachable(OSError):
     """Nothing answers at the SuperLink's address."""
+
+
+class Interrupts:
+    """Stands for ``os`` in the two modules of Flower's that end a node by an interrupt of its own, when a SuperLink
+    that was started again does not know it: so it can be told from a reader's, and the node introduce itself anew."""
+
+    getpid = staticmethod(os.getpid)
+
+    def __init__(self) -> None:
+        self._own = False
+        for module in (fleet_http_connection, http_retry):
+            module.os = self
+
+    def kill(self, pid: int, number: int) -> None:
+        self._own = True
+        os.kill(pid, number)
+
+    def own(self) -> bool:
+        """Whether the last one was Flower's."""
+        own, self._own = self._own, False
+        return own
 
 
 def look_often() -> None:
@@ -100,13 +124,19 @@ def stay(
         private, roots = bytes_to_private_key(private_key(ticket)), authority(ticket)
         pair = (private, private.public_key())
     state: dict[int, Context] = {}
+    interrupts = Interrupts()
     while True:
-        reachable(address, patience)
-        with http_request_response(address, roots is None, roots, pair, max_wait_time=patience) as link:
-            print(f"connected to {address}", flush=True)
-            _answer(link, config, app, state)
-        print("the SuperLink is gone; waiting for it", flush=True)
-        time.sleep(1)
+        try:
+            reachable(address, patience)
+            with http_request_response(address, roots is None, roots, pair, max_wait_time=patience) as link:
+                print(f"connected to {address}", flush=True)
+                _answer(link, config, app, state)
+            print("the SuperLink is gone; waiting for it", flush=True)
+            time.sleep(1)
+        except KeyboardInterrupt:
+            if not interrupts.own():
+                raise
+            print("the SuperLink does not know this node any more; connecting anew", flush=True)
 
 
 def _answer(link: Any, config: Config, app: Callable[[Message, Context], Message], states: dict[int, Context]) -> None:

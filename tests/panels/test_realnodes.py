@@ -64,7 +64,7 @@ def test_buttons_end_a_node_and_start_it_and_one_that_was_to_come_late():
         panel._stop.click()
         panel.wait(1)
         assert "The run was stopped" in panel.sentence
-        assert [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] == []
+        until(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in family), 30)
         panel.kill(0)  # nothing is there any more
     finally:
         panel.close()
