@@ -69,10 +69,6 @@ def two(event):
     return event["clients"] == [1, 3]
 
 
-# Minutes of processes that are killed and started again: too much for a busy machine to promise.
-BY_HAND = pytest.mark.skipif(not os.environ.get("FMLAB_WALK"), reason="minutes of real processes: set FMLAB_WALK")
-
-
 class Story:
     """The events of a run, as far as they were waited for."""
 
@@ -114,7 +110,6 @@ def test_methods_are_the_simulation_to_the_last_bit(federation):
     assert found == {a.__name__: 0.0 for a in METHODS}
 
 
-@BY_HAND
 def test_killed_late_and_started_again(federation):
     """Node two is killed and comes back as it was, then without what its clients kept, is slow, and is well again;
     then the SuperLink is killed, in memory and with its database. Every run goes on from the saved round, what is lost
@@ -184,7 +179,6 @@ def waits_for(path, text, seconds=400):
     return path.read_text(errors="replace")
 
 
-@BY_HAND
 def test_a_room_with_tickets(tmp_path):
     """The link and a student, by their commands; somebody whose ticket the link does not know is told so, and with a
     ticket of another room nobody gets so far."""
@@ -256,7 +250,7 @@ def alive(processes):
     return [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
 
 
-@pytest.mark.parametrize("end", ["its kernel is gone", pytest.param("kill -9", marks=BY_HAND)])
+@pytest.mark.parametrize("end", ["its kernel is gone", "kill -9"])
 def test_whatever_ends_the_owner_ends_all(end, tmp_path):
     line = [sys.executable, "-m", "fmlab.nodes", "local", "--nodes", "1", "--clients", "2", "--rounds", "100000"]
     owner = subprocess.Popen(
