@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import os
+import sys
 from contextlib import suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -20,12 +20,17 @@ def folder() -> Path:
 
 
 def key(*kinds: type) -> str:
-    """Names the classes, and changes when their own code does."""
+    """Names the classes, and changes when the files do in which they are written.
+
+    Not ``inspect.getsource``: it parses a class's whole file, and in Python 3.11 two threads that parse at once, a
+    panel's and the one that runs the cells, fail with a SystemError (cpython 106905).
+    """
     digest = hashlib.sha256()
     for kind in kinds:
+        file = getattr(sys.modules.get(kind.__module__), "__file__", None)
         try:
-            digest.update(inspect.getsource(kind).encode())
-        except (OSError, TypeError):  # typed at a prompt: the name has to do
+            digest.update(Path(file or "").read_bytes())
+        except OSError:  # typed at a prompt: the name has to do
             digest.update(kind.__qualname__.encode())
     return f"{'/'.join(kind.__name__ for kind in kinds)}/{digest.hexdigest()[:12]}"
 

@@ -1,6 +1,9 @@
 """Step sizes that nobody recorded: searched once, said, kept, and searched again only where something changed."""
 
+import ast
+import importlib.util
 import json
+import sys
 import warnings
 from dataclasses import dataclass
 
@@ -69,15 +72,34 @@ def test_a_folder_that_cannot_be_written_is_no_error(monkeypatch, tmp_path):
         fill(fm.FedAvg(), Mine(**SMALL))
 
 
-def test_the_key_follows_the_code():
+def test_the_key_follows_the_file_in_which_the_class_is_written(monkeypatch, tmp_path):
     def variant(step):
-        space = {"__name__": __name__}
-        exec(f"class Own:\n    step = {step}\n", space)
-        return space["Own"]
+        (tmp_path / "own.py").write_text(f"class Own:\n    step = {step}\n")
+        return load("own", tmp_path / "own.py").Own
 
+    def load(name, path):
+        spec = importlib.util.spec_from_file_location(name, path)
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, name, module)
+        spec.loader.exec_module(module)
+        return module
+
+    one = cache.key(variant(1))
+    assert one.startswith("Own/")
+    assert cache.key(variant(1)) == one != cache.key(variant(22))
     assert cache.key(fm.FedAvg) != cache.key(fm.FedProx)
-    assert cache.key(fm.FedAvg).startswith("FedAvg/")
-    assert cache.key(variant(1)).startswith("Own/"), "a class without a file of its own"
+
+
+def test_the_key_of_a_class_that_was_typed_at_a_prompt_is_its_name():
+    space = {"__name__": "prompt"}
+    exec("class Own: pass\n", space)
+    assert cache.key(space["Own"]).startswith("Own/")
+
+
+def test_the_key_parses_nothing(monkeypatch):
+    """Two threads that parse at once fail in Python 3.11, and panels ask for keys while cells run."""
+    monkeypatch.setattr(ast, "parse", lambda *_, **__: pytest.fail("parsed"))
+    assert cache.key(fm.Sines, fm.FedAvg).startswith("Sines/FedAvg/")
 
 
 def test_what_is_recorded_needs_no_search(empty):
