@@ -190,6 +190,8 @@ class Sampler:
 
     def here(self, round: int) -> Tensor | None:
         """Which of the places take part (S, C); None: all."""
+        if self.sampling == "fixed":
+            return None
         here = sampled(self.seeds, self.clients.number, self.per_round, round, self.sampling)[1]
         return here if here is None else here.to(self.clients.sizes.device)
 

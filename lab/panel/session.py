@@ -22,7 +22,7 @@ from lab.panel.cache import LRU, storages
 from lab.panel.setting import Setting
 from lab.panel.stepsizes import search_all
 
-FRAME = 0.06  # seconds from frame to frame of a running study; drawing takes half of the time at most
+FRAME = 0.06  # seconds from frame to frame of a running study; drawing takes a quarter of the time at most
 PATIENCE = 0.06  # seconds that a rough answer may train
 STUDIES: LRU[fm.Study] = LRU(48, room=200e6, parts=storages)
 BASELINES: LRU[dict[str, float]] = LRU(64)
@@ -102,7 +102,7 @@ class Session:
                 return None
             if paused():
                 return True
-            return "models" if models and time.monotonic() - last > max(FRAME - cost, cost) else None
+            return "models" if models and time.monotonic() - last > max(FRAME - cost, 3 * cost) else None
 
         study = None
         for now in setting.stream(wanted):
