@@ -48,7 +48,7 @@ def measure(name: str, seeds: Sequence[int], rounds: int) -> tuple[list[float], 
     five_shot = prepare({name: method}, five, seeds=seeds)
     setup = prepare({name: method}, fm.Sines(n_clients=100_000), seeds=seeds, dtype=torch.float32)
     began = time.perf_counter()
-    last = next(islice(tqdm(setup.run(method), total=rounds, desc=name), rounds, None))
+    last = next(islice(tqdm(setup.run(method), total=rounds, desc=name, disable=None), rounds, None))
     held = {entry: t.double() for entry, t in last.held.items()}
     seconds = time.perf_counter() - began
 

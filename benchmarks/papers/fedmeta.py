@@ -26,7 +26,7 @@ SHARES = (0.5, 0.8, 0.95)  # of the way from before training to the end of the b
 SETTING = """
 Megabytes, both ways and all clients together, until clients that never took part reach an accuracy after one
 adaptation step. The accuracies asked for stand at {shares} of the way from the fresh model's to that of the better
-FedAvg at its end. {rounds} rounds with 25 clients, {seeds} seeds, the mean over seeds at every {each}th round; "-":
+FedAvg at its end. 25 clients a round; {budgets}; the mean over seeds at every {each}th round; "-":
 not reached. Step sizes of every method from the same search on validation clients. "Less" is the better FedAvg's
 megabytes over the method's, for the last accuracy. {missing}
 """
@@ -62,17 +62,23 @@ def _speeches() -> tuple[fm.Population, Any]:
     return fm.Speeches(), None
 
 
-def _characters() -> tuple[fm.Population, Any]:
-    return fm.Omniglot(root=omniglot() or ROOTS[0]), conv(5, width=16, size=28)
+def _characters(size: int) -> tuple[fm.Population, Any]:
+    return fm.Omniglot(root=omniglot() or ROOTS[0], size=size), conv(5, width=16, size=size)
+
+
+def _places(full: bool) -> dict[str, tuple[Callable[[], tuple[fm.Population, Any]], int, int]]:
+    """Who the clients are, and the rounds and seeds that there is time for."""
+    places = {"Speeches": (_speeches, *((600, 3) if full else (200, 2)))}
+    if omniglot() is not None:
+        size, rounds, seeds = (28, 600, 3) if full else (14, 100, 1)
+        places[f"Omniglot, minimal sets, {size} pixels"] = partial(_characters, size), rounds, seeds
+    return places
 
 
 def table(ledger: Ledger, full: bool) -> str:
-    rounds, each, seeds = (600, 10, 3) if full else (200, 10, 2)
-    places = {"Speeches": _speeches}
-    if full and omniglot() is not None:
-        places["Omniglot, two minimal sets"] = _characters
+    each, places = 10, _places(full)
     rows: list[list[object]] = [["clients", "method", "at the end", *(f"MB to {s:.0%}" for s in SHARES), "less", "s"]]
-    for place, make in places.items():
+    for place, (make, rounds, seeds) in places.items():
         found = {
             name: ledger(
                 f"{place} {name} rounds={rounds} seeds={seeds}", partial(_run, make, name, rounds, each, seeds)
@@ -89,11 +95,10 @@ def table(ledger: Ledger, full: bool) -> str:
             last = spent[name][-1]
             less = "-" if not last or not least else f"{least / last:.2f} times"
             rows.append([place, name, f"{100 * f['accuracy'][-1]:.1f} %", *cells, less, f"{f['seconds']:.0f}"])
-    missing = (
-        "" if len(places) > 1 else "Omniglot runs with --full, and where its files are under data/omniglot; not here."
-    )
+    budgets = "; ".join(f"{place}: {rounds} rounds, {seeds} seed(s)" for place, (_, rounds, seeds) in places.items())
+    missing = "" if len(places) > 1 else "Omniglot runs where its files are under data/omniglot; not here."
     shares = ", ".join(f"{s:.0%}" for s in SHARES)
-    setting = SETTING.format(shares=shares, rounds=rounds, seeds=seeds, each=each, missing=missing)
+    setting = SETTING.format(shares=shares, budgets=budgets, each=each, missing=missing)
     return f"{setting}\n{markdown(rows)}\n{DIFFERENCES}"
 
 
