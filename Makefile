@@ -43,7 +43,7 @@ node: ##       join a room with a file of one's own (AT=192.168.1.10:8000 NAME=a
 	@$(RUN) -m fmlab.nodes node --at $(AT) --name $(NAME) $(if $(DATA),--data $(DATA)) $(ARGS)
 
 test: ##       run all tests: units, notebooks, and a browser where Chromium is found
-	@$(PYTHON) tools/install.py test nodes
+	@$(PYTHON) tools/install.py test nodes privacy
 	$(RUN) -m pytest --nbval -n $(WORKERS) --dist loadfile tests notebooks $(ARGS)
 
 check: ##      check format, lint (notebooks too) and the types of fmlab
@@ -61,7 +61,7 @@ papers: ##     measure the papers' tables beside ours (some: ARGS="collins cheng
 	$(RUN) -m benchmarks.papers $(ARGS)
 
 notebooks: ##  run every notebook in a fresh kernel and store its outputs
-	@$(PYTHON) tools/install.py test nodes
+	@$(PYTHON) tools/install.py test nodes privacy
 	$(RUN) tools/notebooks.py $(ARGS)
 
 course: ##     write the course to hand out into dist/: students', instructor's, and a handout for paper

@@ -26,8 +26,7 @@ from fmlab.transforms import Clip, Liars, Noise, Quantize, TopK
 if TYPE_CHECKING:
     from fmlab.study import Study
 
-# Without dependencies, since its metadata refuse the attrs that JupyterLab comes with; it runs with it.
-INSTALL = "pip install --no-deps dp-accounting==0.6.0 absl-py dm-tree && pip install mpmath"
+INSTALL = "python tools/install.py privacy"
 SAMPLINGS = ("fixed", "poisson", "none")
 ONLOOKERS = ("models", "server")
 

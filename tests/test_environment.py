@@ -20,7 +20,7 @@ CONDA = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
 # conda-forge's name, where it is another one; pytorch-cpu also keeps CUDA out.
 NAMES = {"torch": "pytorch-cpu", "matplotlib": "matplotlib-base"}
 # For a maintainer, for measuring, for one kind of file and for other machines; not for a reader or Binder.
-LEFT_OUT = {"dev", "bench", "lock", "parquet", "nodes"}
+LEFT_OUT = {"dev", "bench", "lock", "parquet", "nodes", "privacy"}
 
 
 def project_wants(project):

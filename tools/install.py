@@ -1,6 +1,6 @@
 """Make .venv and install the lab into it; do next to nothing when that is done already.
 
-    python tools/install.py [extra ...]           extras of pyproject.toml: test, dev, bench, lock
+    python tools/install.py [extra ...]           extras of pyproject.toml: test, dev, bench, nodes, privacy, lock
     python tools/install.py --repair [extra ...]  compare every installed file with its checksum first
     python tools/install.py --here                no .venv: finish the environment of this Python (conda)
 
