@@ -210,7 +210,7 @@ def test_bad_input_is_said(monkeypatch):
         with pytest.raises(ValueError, match=message):
             call()
     monkeypatch.setitem(sys.modules, "dp_accounting", None)
-    with pytest.raises(ModuleNotFoundError, match="tools/install.py privacy"):
+    with pytest.raises(ModuleNotFoundError, match=r"tools/install.py privacy"):
         epsilon(study)
 
 
