@@ -140,8 +140,8 @@ QUESTIONS = (
         "How unlike must clients be before FedMAML pays?",
         "Against FedAvg with the same server about as unlike as this task lets them be: below, the two are level, and "
         "where all are alike there is nothing to adapt to. Against the plain mean the lead begins earlier, but that "
-        "part of it is the optimiser's; and where FedAvg takes more local steps it goes, as the map in that lesson "
-        "shows. It belongs to this setting, not to the methods for ever.",
+        "part of it is the optimiser's; and in short runs it goes where FedAvg takes more local steps, as the map in "
+        "that lesson shows. It belongs to this setting, not to the methods for ever.",
         (Proof(UNLIKE, "What one step makes of the shared models", "FedMAML's lead over|same server FedMAML"),),
     ),
     Question(
