@@ -21,10 +21,15 @@ def baselines(setup: Setup, between: Callable[[], object] = lambda: None) -> dic
     training: LOCAL_STEPS gradient steps from a fresh model on the support set, by the step size of the methods' own
     grid that is best on validation clients.
 
+    Local-only training is computed in float64 whatever the study's dtype: so many steps on few examples multiply
+    rounding errors until these choose the step size where validation clients find two equally good.
+
     ``between()`` is called every ten steps; what it raises ends it.
     """
-    f = setup.objective
     found = {} if setup.trivial is None else {"trivial": setup.trivial}
+    dtype = setup.config["dtype"]
+    setup = setup if dtype == torch.float64 else Setup(setup.config | {"dtype": torch.float64})
+    f = setup.objective
 
     def local(clients: Clients, lr: float) -> tuple[Tensor, Tensor | None]:
         support, query = clients.everyone()
@@ -37,5 +42,7 @@ def baselines(setup: Setup, between: Callable[[], object] = lambda: None) -> dic
     losses = torch.stack([local(setup.validation, lr)[0] for lr in GRID])
     scores: list[Step[float]] = list(zip(rank(losses, setup.useless).tolist(), range(len(GRID)), GRID, strict=True))
     lr, _ = best_of(scores, setup.useless)
-    found["local only"] = local(setup.unseen, lr)
+    loss, hits = local(setup.unseen, lr)
+    found["local only"] = loss.to(dtype), None if hits is None else hits.to(dtype)
+    setup.forget()
     return found

@@ -36,6 +36,16 @@ def test_shapes_of_the_contract(study):
     assert torch.equal(study.history["FedAvg"][:, -1], study.adaptation["FedAvg"][..., -1].mean(-1))
 
 
+def test_local_only_does_not_depend_on_the_precision_of_the_study():
+    """A hundred steps on ten points multiply rounding errors: where two step sizes are as good they would choose."""
+    clients = fm.Sines(n_clients=3, n_validation=5, n_unseen=6)
+    methods = [fm.FedAvg(lr=0.01, adapt_lr=0.01)]
+    options = {"rounds": 1, "seeds": 2, "clients_per_round": 3}
+    one, two = (fm.compare(methods, clients, dtype=d, **options) for d in (torch.float32, torch.float64))
+    assert one.baselines["local only"].dtype == torch.float32
+    assert torch.equal(one.baselines["local only"], two.baselines["local only"].float())
+
+
 def test_config_runs_the_very_study_again(study):
     again = fm.compare(**study.config)
     for name in study.names:

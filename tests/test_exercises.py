@@ -201,6 +201,29 @@ def all_on_q(f, w, S, Q, alpha):
     return maml_autograd(f, w, Q, Q, alpha)
 
 
+def both_steps_at_v(f, w, S, Q, alpha):
+    def after(v):
+        u = v - alpha * fm.grad(f, v, S)
+        return f(u - alpha * fm.grad(f, v, S), Q)
+
+    return fm.grad(after, w)
+
+
+def in_place(f, w, S, Q, alpha):
+    def after(v):
+        u = v - alpha * fm.grad(f, v, S)
+        u -= alpha * fm.grad(f, u, S)
+        return f(u, Q)
+
+    return fm.grad(after, w)
+
+
+def per_fedavg_in_place(f, w, S, Q, alpha, beta, tau):
+    for _ in range(tau):
+        w -= beta * fm.grad(f, w - alpha * fm.grad(f, w, S), Q)
+    return w.mean(1, keepdim=True)
+
+
 def shortcut(f, w, S, Q, alpha):
     def inner():
         return fm.meta_grad(f, w, S, Q, alpha, 2)
@@ -242,6 +265,15 @@ def crossover_with(reached=lambda lead, enough: lead >= enough, last=False, rati
         return levels[i - 1] + way * (levels[i] - levels[i - 1])
 
     return crossover
+
+
+def crossover_by_interp(levels, lead, enough):
+    """np.interp over all of it, which is right while the lead rises."""
+    return None if max(lead) < enough else np.interp(enough, lead, levels)
+
+
+def class_means(support_x, support_y):
+    return torch.stack([support_x[support_y == j].mean(0) for j in support_y.unique()])
 
 
 def neighbour(support_x, support_y, query_x):
@@ -296,6 +328,7 @@ WRONG = [
     ("trivial_loss", 2.55 / 2**0.5, "root"),
     ("trivial_loss", 2.55 * 2 / np.pi, "and not that of the distances"),
     ("trivial_loss", 2.55**2 / 4, "without a factor 1/2"),
+    ("trivial_loss", 3.07, "the printed line"),
     ("trivial_loss", 1.0, "average over a period"),
     ("trivial_loss", "3.25", "this is a str: '3.25'"),
     ("trivial_loss", lambda: 3.25, "this is a function"),
@@ -328,6 +361,7 @@ WRONG = [
     ("two_inner_steps", lambda f, w, S, Q, alpha: fm.grad(f, w - alpha * fm.grad(f, w, S), Q), "and first order"),
     ("two_inner_steps", first_order, "This is first order"),
     ("two_inner_steps", all_on_q, "Inner steps use S"),
+    ("two_inner_steps", both_steps_at_v, "the second takes it at the first u"),
     ("two_inner_steps", shortcut, "By hand"),
     ("two_inner_steps", lambda f, w, S, Q, alpha: maml_autograd(f, w, S, Q, alpha)[0], "of shape (4, 1761)"),
     ("first_order_turns", 1.0, "look for less"),
@@ -338,6 +372,7 @@ WRONG = [
     ("share_ahead", lambda a, b, k: (a[..., k] <= b[..., k]).double().mean(), "both losses are equal"),
     ("share_ahead", lambda a, b, k: (a[0, :, k] < b[0, :, k]).double().mean(), "first seed alone"),
     ("share_ahead", lambda a, b, k: (a < b).double().mean(), "all steps together"),
+    ("share_ahead", lambda a, b, k: (a.mean(0) < b.mean(0))[:, k].double().mean(), "Compare first"),
     ("share_ahead", lambda a, b, k: (a[..., -1] < b[..., -1]).double().mean(), "Compare column k"),
     ("per_fedavg_first_order", per_fedavg_exact, "This is the exact form"),
     ("per_fedavg_first_order", per_fedavg_one, "one local step"),
@@ -362,6 +397,7 @@ WRONG = [
     ("share_hurt", lambda before: before.mean(), "is called with (before, after)"),
     ("crossover", crossover_with(lambda lead, enough: lead > enough), "not at >"),
     ("crossover", crossover_with(ratio=False), "Not one of the levels"),
+    ("crossover", crossover_by_interp, "np.interp wants leads that rise"),
     ("crossover", crossover_with(last=True), "The first time"),
     ("crossover", crossover_with(none=True), "the answer is None"),
     ("crossover", crossover_with(fixed=5), "the third argument"),
@@ -369,8 +405,25 @@ WRONG = [
     ("crossover", lambda levels, lead, enough: 0.3, "How far from 4 to 6"),
     ("best_without_adapting", lambda ways: 100 / ways, "in per cent"),
     ("best_without_adapting", lambda ways: 0.5, "3 classes fail here"),
-    ("gradient_evaluations", lambda inner_steps, first_order: inner_steps, "First order"),
-    ("gradient_evaluations", lambda inner_steps, first_order: inner_steps + 1, "Exact"),
+    ("gradient_evaluations", lambda inner_steps, first_order: inner_steps, "the gradient on the query set"),
+    ("gradient_evaluations", lambda inner_steps, first_order: inner_steps + 1, "This is first order"),
+    ("gradient_evaluations", lambda inner_steps, first_order: 3 * inner_steps + 1, "This is the exact one"),
+    (
+        "gradient_evaluations",
+        lambda inner_steps, first_order: inner_steps + 1 + (not first_order) * inner_steps,
+        "counts as two, not as one",
+    ),
+    (
+        "gradient_evaluations",
+        lambda inner_steps, first_order: inner_steps + 1 if first_order else 3 * inner_steps,
+        "One is missing",
+    ),
+    ("gradient_evaluations", lambda inner_steps, first_order: 100, "First order: one gradient for each"),
+    (
+        "gradient_evaluations",
+        lambda inner_steps, first_order: inner_steps + 1 if first_order else 100,
+        "Exact: also walk back",
+    ),
     ("first_order_rest", lambda a, m, alpha: m.mean(), "Without an inner step"),
     ("first_order_rest", lambda a, m, alpha: weight(a, m, a), "must depend on alpha"),
     ("first_order_rest", lambda a, m, alpha: weight(a, m, a * (1 - alpha * a) ** 2), "exact gradient vanishes"),
@@ -381,6 +434,7 @@ WRONG = [
     ("largest_step", lambda a: -1.0, "above 0"),
     ("largest_step", lambda a: 2 / a, "of shape (3,)"),
     ("pictures", lambda ways, shots, query: ways * shots, "the support set"),
+    ("pictures", lambda ways, shots, query: ways * shots * query, "they are not multiplied"),
     ("pictures", lambda ways, shots, query: ways * shots + query, "Both numbers"),
     ("nearest_mean", neighbour, "the nearest picture"),
     (
@@ -388,6 +442,8 @@ WRONG = [
         lambda sx, sy, qx: torch.cdist(qx, torch.stack([sx[sy == j].sum(0) for j in sy.unique()])).argmin(1),
         "the nearest sum",
     ),
+    ("nearest_mean", lambda sx, sy, qx: torch.cdist(qx, class_means(sx, sy)).argmax(1), "farthest away"),
+    ("nearest_mean", lambda sx, sy, qx: (qx @ class_means(sx, sy).mT).argmax(1), "A product is no distance"),
     ("nearest_mean", lambda sx, sy, qx: qx[:, 0] * 0, "Mean of the support pictures"),
     ("nearest_mean", lambda sx, sy, qx: 0, "One label for each query picture"),
     ("interval", lambda accuracies: 1.96 * accuracies.std(), "spread of the clients"),
@@ -470,6 +526,21 @@ def test_a_wrong_answer_gets_its_own_hint(name, answer, says):
     solved, said = verdict(name, answer)
     assert not solved
     assert says in said
+
+
+def test_writing_in_place_is_right_where_torch_can_and_told_in_plain_words_where_it_cannot():
+    assert verdict("per_fedavg_first_order", per_fedavg_in_place) == (True, "per_fedavg_first_order: yes.")
+    solved, said = verdict("two_inner_steps", in_place)
+    assert not solved
+    assert "Write `u = u - ...`, which makes a new one." in said
+    assert "DoubleTensor" not in said
+
+    def expanded(f, w, S, Q, alpha, beta, tau):
+        w = w.mean(1, keepdim=True).expand(-1, 4, -1)
+        w -= beta
+        return w
+
+    assert "Write `u = u - ...`" in verdict("per_fedavg_first_order", expanded)[1]
 
 
 def test_every_exercise_is_tried_wrongly():

@@ -303,6 +303,26 @@ def test_advantage_is_signed_bounded_and_antisymmetric(study):
     assert np.isnan(plots.advantage(study, "FedProx", against="FedProx"))
 
 
+@pytest.mark.parametrize("far", [1e4, float("inf"), float("nan")])
+def test_a_client_that_flew_away_does_not_decide_a_cell_of_the_map(study, far):
+    """The mean over clients would be hundreds of per cent; the median client stands in, for both methods."""
+    loss = study.adaptation["FedAvg"].clone()
+    loss[1, 3, -1] = far
+    given = dataclasses.replace(study, adaptation=study.adaptation | {"FedAvg": loss})
+    ours, theirs = (given.adaptation[n][..., -1].nan_to_num(1e9, posinf=1e9) for n in ("FedMAML", "FedAvg"))
+    medians = [np.median(t, -1).mean() for t in (ours, theirs)]
+    expected = 100 * (medians[1] - medians[0]) / study.trivial_loss
+    assert plots.advantage(given, "FedMAML") == pytest.approx(expected)
+    assert plots.flew(given, "FedMAML")
+    assert not plots.flew(given, "FedMAML", k=0)
+    assert not plots.flew(study, "FedMAML")
+
+
+def test_a_cell_where_clients_flew_away_has_a_star(ax):
+    m = plots.advantage_map(ax, [0.0, 1.0], [1], [[2.0, 30.0]], flown=[[False, True]])
+    assert [m[0, column].get_text() for column in (0, 1)] == ["+2 %", "+30 % *"]
+
+
 def test_the_map_has_the_colour_of_the_winner(ax):
     m = plots.advantage_map(ax, [0.0, 1.0], [1, 5], [[100.0, -100.0], [0.0, float("nan")]], here=(1.0, 1.0))
     drawn = np.asarray(m["cells"].get_array())[::-1, :, :3]  # rows from the bottom

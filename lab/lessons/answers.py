@@ -35,6 +35,12 @@ LIBRARIES = (
     Path(__file__).parents[1],
 )
 
+IN_PLACE = ("inplace operation", "in-place operation", "single memory location")  # torch's words
+WRITTEN_OVER = (
+    "a tensor was written over (by `u -= ...`, `u[...] = ...` or `u.add_(...)`) that is still needed as it was. Write "
+    "`u = u - ...`, which makes a new one."
+)
+
 
 class Wrong(Exception):
     """What an answer got wrong, as a sentence to its author."""
@@ -128,7 +134,7 @@ class Function:
             raise Wrong(f"Your function is called with ({self._takes}), but it is {theirs}.") from None
         except ValueError:  # a compiled function says nothing about its parameters
             pass
-        return _within(LIMIT, self._function, [copy.deepcopy(g) for g in given])
+        return _within(LIMIT, self._function, [_copied(g) for g in given])
 
     def number(self, *given: Any) -> Tensor:
         return number(self(*given), "your function returns")
@@ -140,6 +146,12 @@ class Function:
         """Every global and attribute that its own code names."""
         code = getattr(self._function, "__code__", None)
         return set() if code is None else _names(code)
+
+
+def _copied(given: Any) -> Any:
+    """A copy of one's own: of a tensor with a place for every number, so that ``w -= ...`` can write there."""
+    dense = torch.contiguous_format
+    return given.clone(memory_format=dense) if isinstance(given, Tensor) else copy.deepcopy(given)
 
 
 def _names(code: CodeType) -> set[str]:
@@ -185,6 +197,8 @@ def _complaint(error: BaseException) -> str:
     """The error, and the reader's own line that set it off: the innermost that is in no library."""
     message = " ".join(str(error).split())
     said = f"{type(error).__name__}: {message[:200]}" if message else type(error).__name__
+    if any(words in message for words in IN_PLACE):
+        said = f"{type(error).__name__}: {WRITTEN_OVER}"
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if not any(Path(frame.filename).is_relative_to(folder) for folder in LIBRARIES):
             line = f"`{frame.line}`" if frame.line else f"line {frame.lineno}"

@@ -54,10 +54,12 @@ def trivial_loss(answer: Any) -> Steps:
     amplitude, phase = fm.Sines(heterogeneity=0.0, n_unseen=1).curves("unseen", seed=0)
     y = amplitude * (x - phase).sin()
     truth = y.square().mean()
+    printed = torch.cat([fm.Sines(heterogeneity=0.0).draw("unseen", seed).query.y for seed in range(3)])
     yield from _told(
         number(answer),
         truth,
         "What is the error at one x? Square it, and average over a period.",
+        (printed.square().mean(), "This is the printed line: a mean over the points that clients hold, not a period."),
         (amplitude.square().max(), "This is the square of the amplitude; the sine is seldom at 1."),
         (truth.sqrt(), "This is the root of it: the mean of the squares is wanted."),
         (
@@ -166,6 +168,7 @@ def two_inner_steps(answer: Any) -> Steps:
         "Inner steps use S, the loss at the end uses Q.",
         (fm.meta_grad(f, w, S, Q, 0.01, 1), "This is one inner step; the second starts where the first has arrived."),
         (fm.meta_grad(f, w, S, Q, 0.01, 1, True), "This is one inner step, and first order."),
+        (fm.meta_grad(f, w, S, Q, 0.02, 1), "Both steps take the gradient at v: the second takes it at the first u."),
         (
             fm.meta_grad(f, w, S, Q, 0.01, 2, True),
             "This is first order: do both steps inside the function that fm.grad differentiates.",
@@ -174,7 +177,7 @@ def two_inner_steps(answer: Any) -> Steps:
 
 
 def first_order_turns(answer: Any) -> Steps:
-    """A number: the smallest inner step size beyond which first order points away from the minimum of L(u)."""
+    """A number: the inner step size beyond which a step along minus the first-order direction leads away from m."""
     a, tried = 2.0, torch.linspace(0, 1, 1001, dtype=torch.float64)
     w = torch.ones(1, len(tried), 1, dtype=torch.float64)  # m = 0, one client for each step size
 
@@ -211,6 +214,10 @@ def share_ahead(answer: Any) -> Steps:
             ((first[..., k] <= second[..., k]).double().mean(), "Where both losses are equal, the first is not lower."),
             (ahead[0].double().mean(), "This is the first seed alone; all clients of all seeds count."),
             ((first < second).double().mean(), "These are all steps together; only column k is wanted."),
+            (
+                (first[..., k].mean(0) < second[..., k].mean(0)).double().mean(),
+                "Compare first, then take the mean: every client of every seed counts by itself.",
+            ),
         )
 
 
@@ -302,6 +309,9 @@ def crossover(answer: Any) -> Steps:
     yield at([1.0, 2.0, 2.0, 4.0]) is None, "If the lead stays below enough, the answer is None."
     starts = at([7.0, 8.0, 1.0, 9.0])
     yield starts is not None and float(starts) == levels[0], "If the lead is enough from the start: the first level."
+    falls = at([1.0, 9.0, 3.0, 4.0])
+    interp = "np.interp wants leads that rise: find the first interval in which it is reached, and use that alone."
+    yield falls is None or float(falls) != levels[-1], interp
     again = at([1.0, 9.0, 1.0, 9.0])
     yield again is not None and near(again, 0.2 * (5 - 1) / (9 - 1)), "The first time that it is reached is wanted."
     touches = at([1.0, 5.0, 3.0, 9.0])
@@ -324,13 +334,24 @@ def best_without_adapting(answer: Any) -> Steps:
 def gradient_evaluations(answer: Any) -> Steps:
     """A function (inner_steps, first_order) -> gradient evaluations of one client in one round of FedMAML."""
     ask = Function(answer, "inner_steps, first_order")
-    for first_order, hint in (
-        (True, "First order: the inner steps, and the query gradient."),
-        (False, "Exact: also walk back through all inner steps; a Hessian-vector product counts as two."),
-    ):
-        for steps in (1, 2, 5):
-            truth = fm.FedMAML(inner_steps=steps, first_order=first_order).evaluations()
-            yield near(ask.number(steps, first_order), truth), hint
+    for steps in (2, 5, 1):
+        first, exact = (float(fm.FedMAML(inner_steps=steps, first_order=o).evaluations()) for o in (True, False))
+        missing = "One is missing: after the inner steps comes the gradient on the query set."
+        yield from _told(
+            ask.number(steps, True),
+            first,
+            "First order: one gradient for each inner step, and one on the query set.",
+            (first - 1, missing),
+            (exact, "This is the exact one; first order walks back through no step."),
+        )
+        yield from _told(
+            ask.number(steps, False),
+            exact,
+            "Exact: also walk back through all inner steps; a product with the Hessian counts as two.",
+            (exact - 1, missing),
+            (first, "This is first order; the exact one also walks back through every inner step."),
+            (first + steps, "A product with the Hessian counts as two, not as one."),
+        )
 
 
 def first_order_rest(answer: Any) -> Steps:
@@ -377,7 +398,7 @@ def largest_step(answer: Any) -> Steps:
 def pictures(answer: Any) -> Steps:
     """A function (ways, shots, query) -> labelled pictures of a training client, support and query together."""
     ask = Function(answer, "ways, shots, query")
-    for ways, shots, query in ((2, 1, 1), (3, 5, 4)):
+    for ways, shots, query in ((2, 3, 5), (3, 5, 4)):
         task = fm.Digits(ways=ways, shots=shots, query=query, n_clients=1, skew=0.0)
         support, asked = (e.y.shape[-1] for e in task.draw("training", 0).everyone())
         yield from _told(
@@ -385,6 +406,7 @@ def pictures(answer: Any) -> Steps:
             support + asked,
             "Both numbers count the pictures of each class.",
             (support, "This is the support set; the query pictures have labels, too."),
+            (ways * shots * query, "Support and query pictures add up; they are not multiplied."),
         )
 
 
@@ -395,16 +417,22 @@ def nearest_mean(answer: Any) -> Steps:
     centres, noise = _uniform(3, 16), _uniform(41, 16, seed=1) - 0.5
     sx, qx = centres[sy] + 2 * noise[:11], centres[torch.arange(30) % 3] + noise[11:]
     sums = torch.stack([sx[sy == j].sum(0) for j in range(3)])
+    means = sums / sy.bincount()[:, None]
+
+    def far(points: Tensor) -> Tensor:
+        return (qx[:, None] - points).square().sum(-1)
 
     def nearest(points: Tensor) -> Tensor:
-        return (qx[:, None] - points).square().sum(-1).argmin(1)
+        return far(points).argmin(1)
 
     yield from _told(
         ask.array((30,), "One label for each query picture is wanted, here 30 labels", sx, sy, qx),
-        nearest(sums / sy.bincount()[:, None]).double(),
+        nearest(means).double(),
         "Mean of the support pictures of each class, then the label of the nearest.",
         (sy[nearest(sx)], "This is the label of the nearest picture; take the mean of each class first."),
         (nearest(sums), "This is the nearest sum; the mean divides by the number of pictures."),
+        (far(means).argmax(1), "This is the mean that is farthest away."),
+        ((qx @ means.mT).argmax(1), "A product is no distance: a bright mean has a large one with every picture."),
     )
 
 

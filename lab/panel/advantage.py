@@ -53,6 +53,7 @@ class AdvantageMap:
 
     def __init__(self) -> None:
         self.percent: dict[Cell, float] = {}
+        self.flown: set[Cell] = set()  # where the median client stands for the mean
         self.kind: Setting | None = None
         self.unit = ""
 
@@ -63,10 +64,12 @@ class AdvantageMap:
     def put(self, setting: Setting, at: Cell, study: fm.Study) -> None:
         """One cell of this setting's map; cells of another kind of setting go."""
         if not self._fits(setting):
-            self.kind, self.percent = cell(setting, 0.0, 1), {}
+            self.kind, self.percent, self.flown = cell(setting, 0.0, 1), {}, set()
         quantity = "accuracy" if study.accuracy else "loss"
         self.unit = "points of accuracy" if quantity == "accuracy" else "% of trivial loss"
         self.percent[at] = plots.advantage(study, pair(setting)[1], quantity=quantity)
+        if quantity == "loss" and plots.flew(study, pair(setting)[1]):
+            self.flown.add(at)
 
     def state(self, setting: Setting) -> Any:
         """Changes whenever the picture would."""
@@ -75,15 +78,18 @@ class AdvantageMap:
     def draw(self, marks: plots.Marks, setting: Setting, looks: Mapping[str, Look] | None = None) -> None:
         known = self.percent if self._fits(setting) else {}
         percent = np.array([[known.get((h, k), math.nan) for h in H] for k in K])
+        flown = np.array([[(h, k) in self.flown and (h, k) in known for h in H] for k in K])
         names, here = pair(setting), (setting.heterogeneity, setting.inner_steps)
         title = f"{names[1]}'s gain" + (f", {self.unit}" if known else "")
-        x = f"heterogeneity ({setting.rounds} rounds, 1 seed)"
+        how = "1 seed; * flew away: median" if flown.any() else f"{setting.rounds} rounds, 1 seed"
+        x = f"heterogeneity ({how})"
         if not setting.heterogeneous:
             x = "these clients have no heterogeneity to move"
         alike = setting.work == ALIKE
         y = "inner steps" if alike else "inner steps; FedAvg at equal work"
         rows = [f"{k}\nFedSGD" if alike and k == 1 else str(k) for k in K]  # FedAvg with one local step
-        plots.advantage_map(marks, H, K, percent, here=here, names=names, looks=looks, title=title, x=x, y=y, rows=rows)
+        said = {"names": names, "looks": looks, "title": title, "x": x, "y": y, "rows": rows}
+        plots.advantage_map(marks, H, K, percent, flown=flown, here=here, **said)
 
     def _fits(self, setting: Setting) -> bool:
         return self.kind == cell(setting, 0.0, 1)

@@ -5,7 +5,7 @@ see and returns the Marks. No pyplot, no mathtext, no widgets.
 """
 
 from lab.plots.clientview import View, client, look_at, steps_in_words, unseen_client
-from lab.plots.curves import AXES, QUANTITIES, adaptation, advantage, baselines, gains, learning, reference, whom
+from lab.plots.curves import AXES, QUANTITIES, adaptation, advantage, baselines, flew, gains, learning, reference, whom
 from lab.plots.driftplot import drift
 from lab.plots.heatmap import advantage_map
 from lab.plots.leakplot import leak
@@ -19,6 +19,7 @@ __all__ += [
     "baselines",
     "client",
     "drift",
+    "flew",
     "gains",
     "leak",
     "learning",

@@ -232,18 +232,28 @@ def advantage(
     study: Study, method: str, k: int | None = None, quantity: str = "loss", against: str | None = None
 ) -> float:
     """Gain of ``method`` in per cent of the trivial predictor's loss (of the larger of the two where there is none), or
-    in points of accuracy; mean over clients and seeds. Positive where ``method`` is better, within -100 .. 100, which
-    also stand for a divergence of the one or the other; NaN where both diverged."""
+    in points of accuracy; mean over clients and seeds, and where clients flew away (``flew``) over seeds of the median
+    client, as in ``fm.judge``. Positive where ``method`` is better, within -100 .. 100, which also stand for a
+    divergence of the one or the other; NaN where both diverged."""
     _check(study, quantity)
     source = after_steps(study, quantity)
     k, against = study.steps if k is None else k, against or reference(study)
-    ours, theirs = (float(_runs(source[n], 3, n)[..., k].mean()) for n in (method, against))
+    each = [_runs(source[n], 3, n)[..., k] for n in (method, against)]
+    if quantity == "loss" and flew(study, method, k, against):
+        each = [np.median(np.where(np.isfinite(e), e, np.inf), -1) for e in each]
+    ours, theirs = (float(e.mean()) for e in each)
     if not (np.isfinite(ours) and np.isfinite(theirs)):
         return float("nan") if np.isfinite(ours) == np.isfinite(theirs) else 100.0 if np.isfinite(ours) else -100.0
     if quantity == "accuracy":
         return 100 * (ours - theirs)
     unit = study.trivial_loss or max(theirs, ours, 1e-300)
     return float(np.clip(100 * (theirs - ours) / unit, -100, 100))
+
+
+def flew(study: Study, method: str, k: int | None = None, against: str | None = None) -> bool:
+    """Whether a client of the one or the other flew away (``fmlab.report.flown``) while it took k steps (None: all)."""
+    k, against = study.steps if k is None else k, against or reference(study)
+    return any(bool(flown(study, name)[..., k].any()) for name in (method, against))
 
 
 def _check(study: Study, quantity: str) -> None:

@@ -20,6 +20,7 @@ def advantage_map(
     inner_steps: ArrayLike,
     percent: ArrayLike,
     *,
+    flown: ArrayLike = False,
     here: tuple[float, float] | None = None,
     names: tuple[str, str] = ("FedAvg", "FedMAML"),
     looks: Mapping[str, Look] | None = None,
@@ -29,9 +30,11 @@ def advantage_map(
     rows: Sequence[str] = (),
 ) -> Marks:
     """The map: ``percent`` (inner steps, heterogeneity) is the `advantage` of the second method over the first, NaN
-    where not computed yet; its colour is the winner's. ``here`` marks the current setting, also between the cells;
-    ``rows`` are the names of the rows where their numbers do not say enough."""
+    where not computed yet; its colour is the winner's. ``flown`` (the same shape) gives a star to cells in which
+    clients flew away, so that the median stands for the mean. ``here`` marks the current setting, also between the
+    cells; ``rows`` are the names of the rows where their numbers do not say enough."""
     h, steps, values = (np.asarray(a, dtype=np.float64) for a in (heterogeneity, inner_steps, percent))
+    stars = np.broadcast_to(np.asarray(flown, dtype=bool), values.shape)
     m = Marks.on(ax)
     looks = looks or style.looks(names)
     colors = [looks[n].color(m.theme) for n in names]
@@ -44,7 +47,7 @@ def advantage_map(
             for column in range(len(h)):
                 value = values[row, column]
                 says = "…" if np.isnan(value) else f"{value:+.0f} %".replace("-", "−")
-                says = "0 %" if says in ("+0 %", "−0 %") else says
+                says = ("0 %" if says in ("+0 %", "−0 %") else says) + " *" * bool(stars[row, column])
                 bright = np.dot(rgb[row, column], (0.3, 0.59, 0.11)) > 0.5
                 color = m.theme.middle if np.isnan(value) else "#000000" if bright else "#ffffff"
                 m.text((row, column), column, row, says, ha="center", va="center", color=color, zorder=3)

@@ -92,6 +92,7 @@ def test_the_stored_playground_has_its_whole_map(make, small_map):
     panel._repr_mimebundle_()
     assert len(panel.views.map.percent) == len(advantage.H) * len(advantage.K)
     assert np.isfinite(list(panel.views.map.percent.values())).all()
+    assert panel.views.map.flown <= panel.views.map.percent.keys()
 
 
 @pytest.mark.parametrize("field", ["heterogeneity", *RANGES])
