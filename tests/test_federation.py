@@ -203,7 +203,7 @@ def test_a_room_with_tickets(tmp_path):
         said = (tmp_path / "link" / "out.txt").read_text()
         assert "alice is enrolled" in said
         assert "somebody whose ticket this link does not know was turned away" in said
-        assert re.search(r"FedAvg +round 2/2: 1 clients", said)
+        assert re.search(r"FedAvg +round 2/2: 1 client,", said)
         assert "its ticket is not of this room" in waits_for(tmp_path / "mallory" / "out.txt", "ticket")
         assert "CERTIFICATE_VERIFY_FAILED" in waits_for(tmp_path / "eve" / "out.txt", "VERIFY")
     finally:
