@@ -204,7 +204,7 @@ def test_a_room_with_tickets(tmp_path):
         assert "alice is enrolled" in said
         assert "somebody whose ticket this link does not know was turned away" in said
         assert re.search(r"FedAvg +round 2/2: 1 client,", said)
-        assert "its ticket is not of this room" in waits_for(tmp_path / "mallory" / "out.txt", "ticket")
+        assert "it is no ticket of this room" in waits_for(tmp_path / "mallory" / "out.txt", "ticket")
         assert "CERTIFICATE_VERIFY_FAILED" in waits_for(tmp_path / "eve" / "out.txt", "VERIFY")
     finally:
         for process in (link, *students):

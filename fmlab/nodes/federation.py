@@ -35,6 +35,7 @@ from fmlab.nodes import keys, warm
 from fmlab.nodes.plan import Plan
 
 THIN = Path(__file__).parent / "thin"
+TIED = ("-P", str(Path(__file__).parent / "tied.py"))  # by its file: as a module it would import torch with fmlab first
 SILENCE = 60.0  # seconds without an event after which the run is looked after
 LOOK = 0.1
 UNKNOWN = re.compile(rb'No SuperNode found with the given public key|"POST /v1/fleet/register-node HTTP/1.1" 4')
@@ -166,7 +167,7 @@ class Federation:
         if database:
             options += ["--database", str(self.folder / "superlink.db")]
         where = ["--host", self.host, "--port", str(self.port)]
-        self.link = self._start("superlink", "-m", "fmlab.nodes.tied", "flower-superlink", *options, *where)
+        self.link = self._start("superlink", *TIED, "flower-superlink", *options, *where)
         until = time.monotonic() + seconds
         while not self._answers():
             if self.link.poll() is not None or time.monotonic() > until:
@@ -199,9 +200,7 @@ class Federation:
             text = " ".join(f"{key}={json.dumps(value)}" for key, value in config.items())
             port = str(free_port())
             line = ["flower-supernode", "--insecure", "--superlink", self.address, "--node-config", text]
-            self.nodes[name] = self._start(
-                name, "-m", "fmlab.nodes.tied", *line, "--runtime-api-address", f"127.0.0.1:{port}"
-            )
+            self.nodes[name] = self._start(name, *TIED, *line, "--runtime-api-address", f"127.0.0.1:{port}")
             return
         options = ["--config", json.dumps(config), "--tied"]
         if self.room is not None:
@@ -243,7 +242,7 @@ class Federation:
     def _flwr(self, *line: str) -> dict[str, Any]:
         """Its exit code says little; what it prints is JSON."""
         done = subprocess.run(
-            [sys.executable, "-m", "fmlab.nodes.tied", "flwr", *line],
+            [sys.executable, *TIED, "flwr", *line],
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,
