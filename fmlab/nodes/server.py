@@ -200,7 +200,7 @@ class Run:
         """What came but the roll's."""
         self.roster.look()
         found = [a for a in self.post.answers() if not self.roster.take(a)]
-        self.pause = SOON if found else min(LATER, 1.2 * self.pause)
+        self.pause = SOON if found else min(LATER, 1.4 * self.pause)
         if not found:
             time.sleep(self.pause)
         return found

@@ -43,6 +43,7 @@ UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
 MINUTE = 75.0  # seconds; Flower misses a silent node after 60
 ABSENCE = 600.0  # seconds that a node waits for a SuperLink that was there
 SOON, LATER = 0.02, 0.3  # seconds between two looks for a message: just after one, and when nothing goes on
+MORE = 1.4  # from one look to the next; each takes the link some milliseconds
 PATIENT = partial(inflatable_utils.pull_objects, initial_backoff=0.05)  # Flower's own first pause is a second
 
 
@@ -234,7 +235,7 @@ def _answer(link: Any, config: Config, app: Callable[[Message, Context], Message
             got = receive()
             if got is None:
                 time.sleep(pause)
-                pause = min(LATER, 1.2 * pause)
+                pause = min(LATER, MORE * pause)
                 continue
             pause = SOON
             message, tree = got
