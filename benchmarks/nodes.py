@@ -2,8 +2,11 @@
 
     python benchmarks/nodes.py equal    every method on three nodes, three rounds: the largest difference of any number
     python benchmarks/nodes.py scale    seconds a round and memory, by the number of nodes and the kind of node
+    python benchmarks/nodes.py scale stays-20 batch-100    these rows of it alone
+    python benchmarks/nodes.py scale --missing    those that the table lacks, after an interruption
 
-Each writes its part of benchmarks/results/nodes.md; the other part stays. It needs the extra ``nodes``.
+Each writes its part of benchmarks/results/nodes.md, of ``scale`` every row as soon as it is measured; the rest stays.
+It needs the extra ``nodes``.
 """
 
 from __future__ import annotations
@@ -14,9 +17,9 @@ import re
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -112,17 +115,44 @@ def equal() -> str:
     return text
 
 
-def scale() -> str:
-    """Nodes that stay, stock nodes, the same in this process, and one batch."""
-    text = ""
-    for number in (2, 4, 8, 20):
-        text += _row("stays", number, number, _run(_plan(number, 10), number, stock=False))
-    for number in (2, 4):
-        text += _row("stock", number, number, _run(_plan(number, 3), number, stock=True))
-    for each in (25, 100):
-        text += _row("in process", 100, each, _in_process(_plan(100, 10, each)))
-        text += _row("batch", 0, each, _in_batch(_plan(100, 50, each)))
-    return SCALE.format(size=fm.Sines().model().size, cores=os.cpu_count()) + text
+@dataclass(frozen=True)
+class Case:
+    """A row of ``scale``: ``nodes`` are as many clients, of which ``each`` take part in a round."""
+
+    engine: str
+    nodes: int
+    each: int
+    rounds: int
+
+    @property
+    def start(self) -> str:
+        """Of its row."""
+        return f"| {self.engine} | {'-' if self.engine == 'batch' else self.nodes} | {self.each} |"
+
+    def cost(self, rounds: int) -> Cost:
+        plan = _plan(self.nodes, rounds, self.each)
+        if self.engine == "in process":
+            return _in_process(plan)
+        return _in_batch(plan) if self.engine == "batch" else _run(plan, self.nodes, stock=self.engine == "stock")
+
+
+CASES = {f"stays-{n}": Case("stays", n, n, 10) for n in (2, 4, 8, 20)}
+CASES |= {f"stock-{n}": Case("stock", n, n, 3) for n in (2, 4)}
+CASES |= {f"process-{n}": Case("in process", 100, n, 10) for n in (25, 100)}
+CASES |= {f"batch-{n}": Case("batch", 100, n, 50) for n in (25, 100)}
+
+
+def scale(names: Sequence[str], rounds: int | None, missing: bool, table: Path) -> None:
+    """Nodes that stay, stock nodes, the same in this process, and one batch; all of them, where none is named."""
+    for name in names or CASES:
+        case = CASES[name]
+        there = _part("scale", table).splitlines()
+        rows = {c.start: row for c in CASES.values() for row in there if row.startswith(c.start)}
+        if missing and case.start in rows:
+            continue
+        rows[case.start] = _row(case, case.cost(rounds or case.rounds))
+        text = "".join(f"{rows[c.start]}\n" for c in CASES.values() if c.start in rows)
+        put("scale", SCALE.format(size=fm.Sines().model().size, cores=os.cpu_count()) + text, table)
 
 
 def _plan(number: int, rounds: int, each: int | None = None) -> Plan:
@@ -181,32 +211,42 @@ def _timed(rounds: Iterator[Any]) -> Cost:
     return Cost(statistics.median(seconds[1:]), first, _megabytes(os.getpid()), 0.0)
 
 
-def _row(engine: str, nodes: int, each: int, cost: Cost) -> str:
-    there = [str(nodes or "-"), str(each), f"{cost.each:.2g}", f"{cost.first:.2g}", f"{cost.link:.0f}"]
-    row = (
-        f"| {engine} | {' | '.join(there)} | {f'{cost.node:.0f}' if cost.node else '-'} | {os.getloadavg()[0]:.1f} |\n"
-    )
-    print(row, end="", flush=True)
+def _row(case: Case, cost: Cost) -> str:
+    there = [f"{cost.each:.2g}", f"{cost.first:.2g}", f"{cost.link:.0f}", f"{cost.node:.0f}" if cost.node else "-"]
+    row = f"{case.start} {' | '.join(there)} | {os.getloadavg()[0]:.1f} |"
+    print(row, flush=True)
     return row
 
 
-def put(part: str, text: str) -> None:
+HEADS = {"equal": EQUAL.split("\n")[0], "scale": SCALE.split("\n")[0]}
+
+
+def _part(name: str, table: Path) -> str:
+    """Of the results; "" where it is not there yet."""
+    now = table.read_text(encoding="utf-8") if table.exists() else ""
+    found = re.search(rf"^{HEADS[name]}$.*?(?=^## |\Z)", now, re.M | re.S)
+    return found[0] if found else ""
+
+
+def put(part: str, text: str, table: Path) -> None:
     """Into its place in the results; what is there of the other part stays."""
-    now = TABLE.read_text(encoding="utf-8") if TABLE.exists() else TITLE
-    heads = {"equal": EQUAL.split("\n")[0], "scale": SCALE.split("\n")[0]}
-    parts = {
-        name: m[0] for name, head in heads.items() if (m := re.search(rf"^{head}$.*?(?=^## |\Z)", now, re.M | re.S))
-    }
-    parts[part] = text
-    TABLE.write_text("\n".join([TITLE, *(parts[name].strip() + "\n" for name in heads if name in parts)]), "utf-8")
+    parts = {name: text if name == part else _part(name, table) for name in HEADS}
+    table.write_text("\n".join([TITLE, *(p.strip() + "\n" for p in parts.values() if p)]), "utf-8")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=("equal", "scale"))
-    part = parser.parse_args().part
+    parser.add_argument("rows", nargs="*", choices=[[], *CASES], help=f"of scale: {', '.join(CASES)}; none: all")
+    parser.add_argument("--missing", action="store_true", help="those rows alone that the table lacks")
+    parser.add_argument("--rounds", type=int, help="to try whether it runs: 2 or more; for the table leave it out")
+    parser.add_argument("--table", type=Path, default=TABLE, help="where to write")
+    given = parser.parse_args()
     torch.set_num_threads(1)
-    put(part, {"equal": equal, "scale": scale}[part]())
+    if given.part == "equal":
+        put("equal", equal(), given.table)
+    else:
+        scale(given.rows, given.rounds, given.missing, given.table)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,6 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
-from scipy.optimize import brentq
-from scipy.special import log_ndtr, ndtr
 
 from fmlab.engine import answers, sampled
 from fmlab.secure import SecureSum
@@ -89,6 +87,8 @@ def spent(
 
 def _exact(z: float, delta: float) -> float:
     """Of one Gaussian release, where Theorem 8 of 1805.06530 gives delta."""
+    from scipy.optimize import brentq  # here, since it takes longer to import than all of fmlab's own
+    from scipy.special import log_ndtr, ndtr
 
     def above(e: float) -> float:
         near, far = 1 / (2 * z) - e * z, -1 / (2 * z) - e * z

@@ -37,6 +37,7 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="how processes end is wr
 
 CLIENTS = fm.Sines(n_clients=4, n_validation=2, n_unseen=3, support=4, query=4, test=5)
 MODEL = fm.MLP((1, 8, 8, 1))
+DELAY = 0.1  # of every answer, so that rounds leave the processor to what is being started
 
 
 def small(algorithm):
@@ -56,7 +57,7 @@ def federation(tmp_path_factory):
     with Federation(folder) as f:
         f.start_link()
         for clients in ("0,2", "1,3"):
-            f.start_node({"clients": clients, "keep": str(folder / "kept" / clients)})
+            f.start_node({"clients": clients, "keep": str(folder / "kept" / clients), "delay": DELAY})
         yield f
 
 
@@ -75,11 +76,13 @@ class Story:
     def __init__(self, federation):
         self.federation, self.coming, self.seen = federation, federation.events(600), []
 
-    def until(self, kind, that=lambda e: True):
+    def until(self, kind, that=lambda e: True, seconds=240):
+        end = time.monotonic() + seconds
         for event in self.coming:
             self.seen.append(event)
             if event["event"] == kind and that(event):
                 return event
+            assert time.monotonic() < end, f"{kind} did not come in {seconds} s; the last was {event}"
         raise AssertionError(f"the run ended before {kind}")
 
     def of(self, kind):
@@ -100,7 +103,7 @@ METHODS = (fm.FedMAML, fm.Scaffold, fm.FedPer, fm.FedMA)  # all: tests/test_node
 
 def test_methods_are_the_simulation_to_the_last_bit(federation):
     """One that has all, one that keeps, one that sends a part, one that asks twice a round."""
-    plans = [plan_of(a, rounds=3, seed=1) for a in METHODS]
+    plans = [plan_of(a, rounds=2, seed=1) for a in METHODS]
     federation.submit(plans)
     done = {}
     for event in federation.events(600):
@@ -111,9 +114,9 @@ def test_methods_are_the_simulation_to_the_last_bit(federation):
 
 
 def test_killed_late_and_started_again(federation):
-    """Node two is killed and comes back as it was, then without what its clients kept, is slow, and is well again;
-    then the SuperLink is killed, in memory and with its database. Every run goes on from the saved round, what is lost
-    is said, and the end is what the core's functions give with those who were heard of."""
+    """Node two is killed and comes back as it was, after it was missed, then before and without what its clients kept,
+    is slow, and is well again; then the SuperLink is killed, in memory and with its database. Every run goes on from
+    the saved round, what is lost is said, and the end is what the core gives with those who were heard of."""
     plan = plan_of(fm.Scaffold, rounds=5000, patience=4.0)
     federation.submit([plan])
     events = Story(federation)
@@ -128,17 +131,15 @@ def test_killed_late_and_started_again(federation):
     assert events.of("lost") == []
 
     federation.kill_node("node1")
-    events.until("failed", two)
     federation.restart_node("node1", keep=afresh)
     assert events.until("lost")["clients"] == [1, 3]
 
     federation.kill_node("node1")
-    events.until("failed", two)
-    federation.restart_node("node1", delay=6.0)  # longer than a round waits
+    federation.restart_node("node1", delay=2 * plan.patience)
     events.until("back", two)
-    assert "no answer" in events.until("failed", two)["problem"]
+    assert "no answer in time" in events.until("failed", two)["problem"]
     federation.kill_node("node1")
-    federation.restart_node("node1", delay=None)
+    federation.restart_node("node1", delay=DELAY)
     events.until("round", lambda e: 1 in e["who"])
 
     federation.kill_link()
@@ -149,10 +150,10 @@ def test_killed_late_and_started_again(federation):
     for database in (False, True):  # the link that is killed in the second turn had one
         federation.start_link(database=True)
         before = saved_of(federation, plan).round
-        federation.submit([replace(plan, rounds=before + 500)])
+        federation.submit([replace(plan, rounds=before + 500, patience=120.0)])  # a slow machine is no lost node here
         events = Story(federation)
         assert events.until("resumed")["round"] == before
-        events.until("round", lambda e, last=before + 2: e["round"] == last and e["who"] == [0, 1, 2, 3])
+        events.until("round", lambda e, last=before + 2: e["round"] >= last and e["who"] == [0, 1, 2, 3])
         federation.kill_link()
         after = saved_of(federation, plan)
         more, more_lost = events.history(after)
@@ -203,8 +204,8 @@ def test_a_room_with_tickets(tmp_path):
         said = (tmp_path / "link" / "out.txt").read_text()
         assert "alice is enrolled" in said
         assert "somebody whose ticket this link does not know was turned away" in said
-        assert re.search(r"FedAvg +round 2/2: 1 clients", said)
-        assert "its ticket is not of this room" in waits_for(tmp_path / "mallory" / "out.txt", "ticket")
+        assert re.search(r"FedAvg +round 2/2: 1 client,", said)
+        assert "it is no ticket of this room" in waits_for(tmp_path / "mallory" / "out.txt", "ticket")
         assert "CERTIFICATE_VERIFY_FAILED" in waits_for(tmp_path / "eve" / "out.txt", "VERIFY")
     finally:
         for process in (link, *students):

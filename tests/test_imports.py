@@ -5,6 +5,7 @@ alone, one inside a function is made late in order not to be a part of this.
 """
 
 import ast
+import sys
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -52,6 +53,21 @@ def test_no_ring_of_imports():
     leans_on = graph({name: path.read_text(encoding="utf-8") for name, path in MODULES.items()})
     assert leans_on["fmlab.objective"] >= {"fmlab.gradients", "fmlab.closed_form"}  # the reading finds what is there
     TopologicalSorter(leans_on).prepare()
+
+
+def test_fmlab_loads_torch_and_numpy_alone():
+    """What else it needs it imports where that is called: every kernel and every node pays for the rest."""
+    files = {name: path for name, path in MODULES.items() if not name.startswith("fmlab.nodes")}
+    found = {m.split(".")[0] for path in files.values() for m in packages(path.read_text(encoding="utf-8"))}
+    assert found - sys.stdlib_module_names - {"fmlab"} == {"torch", "numpy", "platformdirs"}
+
+
+def packages(source):
+    for node in when_loaded(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
 
 
 def test_a_ring_would_be_found():

@@ -468,6 +468,16 @@ def test_files_on_nodes_are_the_simulation_that_has_them_all(algorithm, tables, 
     assert all(loss > 0 for loss in losses.values())
 
 
+def test_whoever_sits_at_a_node_hears_that_the_file_fits_and_what_the_server_says(tables, tmp_path, capsys):
+    grid = LoopGrid(own(tables))
+    plan = enrol(plan_of_files(fm.FedAvg), grid, 3, 5.0, Events())
+    assert "8 examples are to train; the run begins when all have come" in capsys.readouterr().out
+    ran = Run(plan, grid, tmp_path, wait=5.0)
+    next(ran.rounds())
+    ran.tell("that was all")
+    assert capsys.readouterr().out == "that was all\n" * 3
+
+
 def test_mean_and_spread_over_nodes_are_those_of_all_examples_together(tables):
     files = [OwnFile(FORM, name, path) for name, path in tables.items()]
     mean, spread = together([f.moments(0) for f in files])

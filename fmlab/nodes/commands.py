@@ -9,7 +9,6 @@ import signal
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -26,7 +25,6 @@ from fmlab.nodes.tied import end_with
 
 METHODS = {a.__name__: a for a in fm.ALGORITHMS}
 CLIENTS = {p.__name__: p for p in fm.POPULATIONS}
-REFUSED, MINUTE = "FMLAB_NODE_REFUSED", 75.0  # since when it was; Flower misses a silent node after 60 s
 CLOSE = 1e-9  # a gap above it is a failure; on equal processors it is 0
 
 
@@ -237,24 +235,19 @@ def link(given: argparse.Namespace) -> int:
             print(f"    make node AT={federation.address} NAME={name} DATA=their.csv", flush=True)
         federation.submit(plans, nodes=len(names), wait=given.wait)
         watch = Watcher(sys.stdout)
-        for event in federation.events(given.wait + given.patience + 60):
-            watch(event)
+        missing = set(names)
+        try:
+            for event in federation.events(given.wait + given.patience + 60):
+                watch(event)
+                if event["event"] == "enrolled":
+                    missing.discard(event["name"])
+                elif event["event"] in ("ready", "resumed"):
+                    missing.clear()
+        except FederationError as problem:
+            if not missing:
+                raise
+            raise FederationError(f"{problem}; not here: {', '.join(sorted(missing))}") from None
     return 0
-
-
-def _try_again() -> None:
-    """A link takes a node that was killed for one that is there, until it has missed it for a minute. In a process
-    anew, in place of this one. Raises ValueError once that cannot be the reason."""
-    since = float(os.environ.setdefault(REFUSED, str(time.time())))
-    if time.time() > since + MINUTE:
-        raise ValueError("the link does not take this node: its ticket is not of this room, or somebody else has it")
-    print(
-        "The link does not take this node: its ticket is not of this room, or the node was here a moment ago. Trying "
-        "again for a minute.",
-        flush=True,
-    )
-    time.sleep(2)
-    os.execv(sys.executable, [sys.executable, "-m", "fmlab.nodes", *sys.argv[1:]])
 
 
 def node(given: argparse.Namespace) -> int:
@@ -274,10 +267,4 @@ def node(given: argparse.Namespace) -> int:
         ticket = ticket or Path(f"{given.name}.pem")
         if not given.data.is_file():
             raise ValueError(f"DATA = {given.data} does not exist")
-    try:
-        stay(given.at, config, app, ticket=ticket)
-    except SystemExit:  # Flower has said why, and is about to end this process
-        if ticket is None:
-            raise
-        _try_again()
-    return 1
+    stay(given.at, config, app, ticket=ticket)

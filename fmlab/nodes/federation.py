@@ -13,6 +13,7 @@ the others: orderly on leaving, and by themselves where it is killed (see ``tied
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -34,9 +35,11 @@ from fmlab.nodes import keys, warm
 from fmlab.nodes.plan import Plan
 
 THIN = Path(__file__).parent / "thin"
+TIED = ("-P", str(Path(__file__).parent / "tied.py"))  # by its file: as a module it would import torch with fmlab first
 SILENCE = 60.0  # seconds without an event after which the run is looked after
 LOOK = 0.1
-REFUSAL = re.compile(rb'"POST /v1/fleet/(register|activate)-node HTTP/1.1" [45]')
+UNKNOWN = re.compile(rb'No SuperNode found with the given public key|"POST /v1/fleet/register-node HTTP/1.1" 4')
+CLOCK = re.compile(rb'INFO .* ([0-9a-fA-F.:]+):\d+ - "POST /v1/fleet/activate-node HTTP/1.1" 401')
 
 
 class FederationError(RuntimeError):
@@ -53,7 +56,7 @@ def environment(home: Path) -> dict[str, str]:
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.05",
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.3",  # s, all through a run; each look takes the link some milliseconds
         "NO_COLOR": "1",
         "TERM": "dumb",
         "OMP_NUM_THREADS": "1",
@@ -69,13 +72,17 @@ def free_port() -> int:
 
 
 def check_port(host: str, port: int) -> None:
-    """Raises FederationError where somebody has it."""
+    """Raises FederationError where somebody has it, or the address is not this machine's."""
     with socket.socket() as s:
         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             s.bind((host, port))
         except OSError as problem:
-            raise FederationError(f"port {port} of {host} cannot be had ({problem}); choose another one") from None
+            if isinstance(problem, socket.gaierror) or problem.errno == errno.EADDRNOTAVAIL:
+                raise FederationError(f"{host} is no address of this machine ({problem})") from None
+            raise FederationError(
+                f"port {port} of {host} cannot be had ({problem}); choose another one with --port"
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -108,7 +115,9 @@ class Federation:
         self.configs: dict[str, dict[str, Any]] = {}
         self.read = 0  # bytes of the events that were read
         self.run = ""
-        self._strangers, self._log_read = False, 0
+        self._turned: set[tuple[str, str]] = set()  # who was turned away and why, so that it is said once
+        self._log_read = 0
+        self._tickets: dict[str, bytes] = {}  # the public keys
         self._others: list[subprocess.Popen[bytes]] = []
         self._started = self._runs = 0
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -158,15 +167,16 @@ class Federation:
         if database:
             options += ["--database", str(self.folder / "superlink.db")]
         where = ["--host", self.host, "--port", str(self.port)]
-        self.link = self._start("superlink", "-m", "fmlab.nodes.tied", "flower-superlink", *options, *where)
+        self.link = self._start("superlink", *TIED, "flower-superlink", *options, *where)
         until = time.monotonic() + seconds
         while not self._answers():
             if self.link.poll() is not None or time.monotonic() > until:
                 raise FederationError(f"the SuperLink did not start: {tail(self.log('superlink'))}")
             time.sleep(LOOK)
         if self.room is not None:
-            tickets = {name: keys.public_key(self.room.ticket(name)) for name in self.room.names}
-            warm.enlist(self.address, (self.room.folder / "ca.crt").read_bytes(), tickets)
+            self._tickets = {name: keys.public_key(self.room.ticket(name)) for name in self.room.names}
+            warm.enlist(self.address, (self.room.folder / "ca.crt").read_bytes(), self._tickets)
+            self._log_read = self.log("superlink").stat().st_size  # before, it refused everybody
 
     def _answers(self) -> bool:
         host, _, port = self.address.rpartition(":")
@@ -190,9 +200,7 @@ class Federation:
             text = " ".join(f"{key}={json.dumps(value)}" for key, value in config.items())
             port = str(free_port())
             line = ["flower-supernode", "--insecure", "--superlink", self.address, "--node-config", text]
-            self.nodes[name] = self._start(
-                name, "-m", "fmlab.nodes.tied", *line, "--runtime-api-address", f"127.0.0.1:{port}"
-            )
+            self.nodes[name] = self._start(name, *TIED, *line, "--runtime-api-address", f"127.0.0.1:{port}")
             return
         options = ["--config", json.dumps(config), "--tied"]
         if self.room is not None:
@@ -234,7 +242,7 @@ class Federation:
     def _flwr(self, *line: str) -> dict[str, Any]:
         """Its exit code says little; what it prints is JSON."""
         done = subprocess.run(
-            [sys.executable, "-m", "fmlab.nodes.tied", "flwr", *line],
+            [sys.executable, *TIED, "flwr", *line],
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,
@@ -264,8 +272,7 @@ class Federation:
                     raise FederationError(str(event["problem"]))
                 if event["event"] == "done":
                     return
-            if self._turned_away():
-                yield {"event": "stranger"}
+            yield from self._turned_away()
             now = time.monotonic()
             if self.link is not None and self.link.poll() is not None:
                 raise FederationError(f"the SuperLink ended: {tail(self.log('superlink'))}")
@@ -279,13 +286,25 @@ class Federation:
                 raise FederationError(f"the run has said nothing for {seconds:g} s; its log is in {self.folder}")
             time.sleep(LOOK)
 
-    def _turned_away(self) -> bool:
-        """Whether the SuperLink has refused a node that nobody invited; said once."""
-        if self.room is None or self._strangers:
-            return False
+    def _turned_away(self) -> Iterator[dict[str, Any]]:
+        """Whom the SuperLink has refused, each once, from what it logs."""
+        if self.room is None:
+            return
         lines, self._log_read = _whole_lines(self.log("superlink"), self._log_read)
-        self._strangers = any(REFUSAL.search(line) for line in lines)
-        return self._strangers
+        for line in lines:
+            kind, name = "", ""
+            if UNKNOWN.search(line):
+                kind = "stranger"
+            elif found := CLOCK.search(line):
+                kind, name = "clock", found[1].decode()
+            elif b"could not be activated" in line:
+                kind, name = (
+                    "twice",
+                    next((n for n, key in self._tickets.items() if repr(key)[2:-1].encode() in line), "?"),
+                )
+            if kind and (kind, name) not in self._turned:
+                self._turned.add((kind, name))
+                yield {"event": kind, "name": name}
 
     def _look_after(self) -> None:
         found = self._flwr("list", "fmlab", "--run-id", self.run, "--format", "json")
@@ -328,8 +347,9 @@ def line(event: dict[str, Any]) -> str:
     if kind == "round":
         loss = "" if event["loss"] is None else f"  loss {event['loss']:.4f}"
         size = f"{event['up'] / 1000:.1f} kB up, {event['down'] / 1000:.1f} down"
+        n = len(event["who"])
         return (
-            f"{event['method']:<10} round {event['round']}/{event['of']}: {len(event['who'])} clients, {size}, "
+            f"{event['method']:<10} round {event['round']}/{event['of']}: {n} client{'s' * (n != 1)}, {size}, "
             f"{event['seconds']:.2f} s{loss}"
         )
     words = {
@@ -337,11 +357,13 @@ def line(event: dict[str, Any]) -> str:
         "back": f"{who} is back",
         "gone": f"{who} has left",
         "enrolled": f"{who} is enrolled",
-        "failed": f"{who} did not answer: {event.get('problem', '')}",
+        "failed": f"{who}: {event.get('problem', '')}",
         "refused": f"a node takes no part: {event.get('problem', '')}",
         "lost": f"{who}: what was kept is lost, so it begins afresh",
         "without": f"beginning without {who}",
         "stranger": "somebody whose ticket this link does not know was turned away",
+        "twice": f"a node with the ticket of {who} was turned away: there is one, or there was a moment ago",
+        "clock": f"{who} was turned away: its clock and this machine's differ by more than five minutes",
         "resumed": f"{event.get('method', '')} goes on from round {event.get('round')} of {event.get('of')}",
     }
     if kind == "judged" and event["losses"]:

@@ -67,6 +67,8 @@ def clients(message: Message, context: Context) -> Message:
             file = own_file(plan, context.node_config)
             support, query, mean, squares = file.moments(plan.seed)
             counts = [support, query]
+            for text in (*file.decided, f"{support + query} examples are to train; the run begins when all have come"):
+                print(text, flush=True)
             return _reply(message, name=file.name, counts=counts, mean=mean, squares=squares, problem="")
         here = desk(str(asked["plan"]), context.node_config)
         return _reply(message, clients=here.ids, sizes=here.sizes, name=here.name, problem="")

@@ -16,6 +16,8 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
+NO_ANSWER = "no answer in time"
+GONE = (ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE, ErrorCode.NODE_UNAVAILABLE)
 Say = Callable[..., None]  # an event and its values, for whoever watches
 
 
@@ -62,16 +64,17 @@ class Post:
             if asked is None:
                 continue
             if message.has_error():
-                raised = message.error.code == ErrorCode.CLIENT_APP_RAISED_EXCEPTION
-                why = "its app failed" if raised else "no answer"
-                found.append(Answer(asked, None, f"{why} ({message.error.reason})", not raised))
+                code, reason = message.error.code, message.error.reason
+                raised = code == ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+                why = NO_ANSWER if code in GONE else f"{'its app failed' if raised else 'no answer'} ({reason})"
+                found.append(Answer(asked, None, why, not raised))
             else:
                 problem = _problem(message.content)
                 found.append(Answer(asked, None if problem else message.content, problem))
         now = time.monotonic()
         for name in [name for name, asked in self.open.items() if asked.until < now]:
             asked = self.open.pop(name)
-            found.append(Answer(asked, None, "no answer in time", True))
+            found.append(Answer(asked, None, NO_ANSWER, True))
         return found
 
 
@@ -179,11 +182,11 @@ class Roster:
         text = f"two nodes have client {both[0]}: {holder.called()}, which was here first, and {node.called()}"
         node.state = "refused"
         self.say("refused", node=str(key[0]), name=node.name, problem=text)
-        self.tell(key[0], text)
+        self.tell(key[0], f"this node takes no part: {text}")
 
     def tell(self, node: int, text: str) -> None:
-        """Whoever sits at a node, why it takes no part."""
-        told = RecordDict({"asked": ConfigRecord({"text": f"this node takes no part: {text}"})})
+        """Whoever sits at a node."""
+        told = RecordDict({"asked": ConfigRecord({"text": text})})
         self.post.ask([(node, told, None)], "query.told", self.patience)
 
     def failed(self, node: int, problem: str) -> None:

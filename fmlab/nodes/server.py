@@ -200,7 +200,7 @@ class Run:
         """What came but the roll's."""
         self.roster.look()
         found = [a for a in self.post.answers() if not self.roster.take(a)]
-        self.pause = SOON if found else min(LATER, 1.2 * self.pause)
+        self.pause = SOON if found else min(LATER, 1.4 * self.pause)
         if not found:
             time.sleep(self.pause)
         return found
@@ -293,7 +293,16 @@ class Run:
         known = self.roster.sizes
         return torch.tensor([[known.get(c, 0.0) for c in range(self.plan.number)]]).to(self.plan.dtype)
 
-    # --- Scores on the nodes ---
+    # --- Words and scores ---
+
+    def tell(self, text: str, seconds: float = 3.0) -> None:
+        """Whoever sits at the nodes; until all have heard it, or for so long."""
+        for (key, _), node in self.roster.nodes.items():
+            if node.state == "here":
+                self.roster.tell(key, text)
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and any(asked.kind == "query.told" for asked in self.post.open.values()):
+            self._listen()
 
     def judge(self) -> dict[int, float]:
         """The loss of every client that answers, on examples that it does not train on."""
@@ -406,7 +415,7 @@ def enrol(plan: Plan, grid: Grid, nodes: int, wait: float, say: Say) -> Plan:
                 if name in told:
                     text = f"two nodes are called {name!r}, and the other one was here first"
                     say("refused", node=str(answer.asked.node), name=name, problem=text)
-                    roster.tell(answer.asked.node, text)
+                    roster.tell(answer.asked.node, f"this node takes no part: {text}")
                     continue
                 support, query = (int(n) for n in said["counts"])
                 told[name] = Moments(support, query, list(said["mean"]), list(said["squares"]))
@@ -448,6 +457,8 @@ def main(grid: Grid, context: Context) -> None:
             for state in run.rounds():
                 if isinstance(plan.clients, Files):
                     say("judged", round=state.round, method=plan.name, losses=list(run.judge().values()))
+            if isinstance(plan.clients, Files):
+                run.tell(f"{plan.name} is trained, in {run.state.round} rounds; this node waits for more")
             say("finished", part=part, method=plan.name, round=run.state.round, state=str(run.path))
         say("done")
     except Exception as problem:

@@ -1,4 +1,4 @@
-"""Flower's programs, tied to who started them: ``python -m fmlab.nodes.tied flower-superlink --insecure ...``
+"""Flower's programs, tied to who started them: ``python -P tied.py flower-superlink --insecure ...``
 
 Whatever ends the parent, be it a kernel that is killed, the program ends within a second or two.
 """

@@ -246,13 +246,15 @@ class Row:
 
     def __init__(self, node: int, panel: FederationPanel) -> None:
         self._who, self.words = f"<b>node {node}</b> with client {node}", ""
-        self._said = widgets.HTML(layout=widgets.Layout(width="340px"))
+        self._said = widgets.HTML(layout=widgets.Layout(width="340px", max_width="100%"))
         self._said.add_class(f"fmlab-node-{node}")
         self._kill = widgets.Button(description=f"kill node {node}", tooltip="end it as a power cut does")
         self._start = widgets.Button(description=f"start node {node}", tooltip="start it, with what its client kept")
         self._kill.on_click(lambda _: panel.kill(node))
         self._start.on_click(lambda _: panel.start(node))
-        self.root = widgets.HBox([self._said, self._kill, self._start])
+        for button in (self._kill, self._start):
+            button.layout = widgets.Layout(width="120px", flex="0 0 auto")  # whole words on a narrow page, too
+        self.root = widgets.HBox([self._said, self._kill, self._start], layout=widgets.Layout(flex_flow="row wrap"))
 
     def say(self, words: str) -> None:
         self.words = words

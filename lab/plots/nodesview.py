@@ -81,4 +81,6 @@ def who_answered(ax: Axes | Marks, told: Told) -> Marks:
         legend = [("answered", dot | alone), ("asked in vain", cross | alone)]
         across, up = (0, told.rounds + 0.5), (-0.7, told.clients - 0.3)
         m.frame(title="Who answered", x="round", y="client", xlim=across, ylim=up, legend=legend)
+        if (ticks := [*range(0, told.clients, 1 + told.clients // 10)]) != list(m.ax.get_yticks()):
+            m.ax.set_yticks(ticks)  # there are no other clients, nor halves of one
     return m
