@@ -200,7 +200,7 @@ class Federation:
             text = " ".join(f"{key}={json.dumps(value)}" for key, value in config.items())
             port = str(free_port())
             line = ["flower-supernode", "--insecure", "--superlink", self.address, "--node-config", text]
-            self.nodes[name] = self._start(name, *TIED, *line, "--runtime-api-address", f"127.0.0.1:{port}")
+            self.nodes[name] = self._start(name, *TIED, *line, "--host", "127.0.0.1", "--port", port)
             return
         options = ["--config", json.dumps(config), "--tied"]
         if self.room is not None:
