@@ -61,24 +61,41 @@
   function store(notebook) {
     for (const { outputArea } of notebook.widgets) {
       outputArea?.widgets.forEach(({ node }, number) => {
-        const picture = node.querySelector(".fmlab-panel .fmlab-picture");
+        const pictures = [...node.querySelectorAll(".fmlab-panel img.fmlab-picture, .fmlab-panel .fmlab-picture img")];
         const { data } = outputArea.model.get(number);
-        if (!picture?.naturalWidth || !data["image/png"]) return;
+        if (!pictures.length || !pictures.every(p => p.naturalWidth) || !data["image/png"]) return;
         const said = css => node.querySelector(`.fmlab-panel ${css}`)?.textContent.trim();
         const status = said(".fmlab-status");
         const tag = document.createElement("img");
         tag.alt = `${said(".fmlab-summary") || said(".fmlab-error")}${status ? ` (${status})` : ""}`;
-        tag.src = withWords(picture, tag.alt).toDataURL("image/png");
+        tag.src = withWords(placed(pictures), tag.alt).toDataURL("image/png");
         const png = tag.src.split(",")[1];
         outputArea.model.get(number).setData({ data: { ...data, "image/png": png, "text/html": tag.outerHTML } });
       });
     }
   }
 
-  // The picture over these words, as Canvas.with_words in Python has it.
-  function withWords(picture, words) {
-    const [width, height] = [picture.naturalWidth, picture.naturalHeight];
-    const size = 15 * (picture.closest(".fmlab-projector") ? 1.5 : 1); // pixels
+  // Where each plot stands in the grid of Canvas in Python, however narrow the page is that shows them now.
+  function placed(pictures) {
+    const number = (element, word) => Number(new RegExp(`${word}-(\\d+)`).exec(element?.className)?.[1] ?? 1);
+    const columns = number(pictures[0].closest(".fmlab-pictures"), "fmlab-columns");
+    const unit = pictures[0].naturalWidth / number(pictures[0].closest(".fmlab-picture"), "fmlab-span");
+    const row = pictures[0].naturalHeight;
+    let at = 0;
+    return pictures.map(picture => {
+      const span = number(picture.closest(".fmlab-picture"), "fmlab-span");
+      if ((at % columns) + span > columns) at += (columns - (at % columns)) % columns;
+      const place = { picture, x: Math.round((at % columns) * unit), y: Math.floor(at / columns) * row };
+      at += span;
+      return place;
+    });
+  }
+
+  // The pictures over these words, as Canvas.with_words in Python has it.
+  function withWords(places, words) {
+    const width = Math.max(...places.map(({ picture, x }) => x + picture.naturalWidth));
+    const height = Math.max(...places.map(({ picture, y }) => y + picture.naturalHeight));
+    const size = 15 * (places[0].picture.closest(".fmlab-projector") ? 1.5 : 1); // pixels
     const canvas = document.createElement("canvas");
     const pen = canvas.getContext("2d");
     const font = `${size}px sans-serif`;
@@ -90,10 +107,12 @@
       else lines.push(word);
     }
     Object.assign(canvas, { width, height: height + Math.round((1.5 * lines.length + 1) * size) });
-    pen.drawImage(picture, 0, 0);
+    places.forEach(({ picture, x, y }) => pen.drawImage(picture, x, y));
     const [r, g, b] = pen.getImageData(0, 0, 1, 1).data; // the picture's paper
     pen.fillStyle = `rgb(${r}, ${g}, ${b})`;
-    pen.fillRect(0, height, width, canvas.height - height);
+    pen.globalCompositeOperation = "destination-over"; // a corner of the grid without a plot is paper, too
+    pen.fillRect(0, 0, width, canvas.height);
+    pen.globalCompositeOperation = "source-over";
     pen.fillStyle = r + g + b > 382 ? "#1a1a1a" : "#eeeeee";
     pen.font = font;
     lines.forEach((line, number) => pen.fillText(line, 0.01 * width, height + 1.5 * size * (number + 1)));
