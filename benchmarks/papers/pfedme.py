@@ -81,10 +81,10 @@ PAPER = {  # unsure: remembered, not confirmed; by example
 }
 SETTING = """
 100 clients, all of their examples (seed 0: 205,795, from 250 to 25,810 a client), 75 % to train on, the others to
-test on; 10 clients a round, averaged by size, {rounds} rounds (the authors: 600), minibatches of 20, R = 20, K = 5. Step sizes, lambda
-and beta as the authors' repository has them. {seeds} seed(s): each draws its own clients. Accuracy in % over all
-clients' test examples together ("by example", as in the paper), and the mean of the clients' accuracies ("by
-client"). "Adapted": 5 full-batch steps on the client's training examples.
+test on; 10 clients a round, averaged by size, {rounds} rounds (the authors: 600), minibatches of 20, R = 20, K = 5.
+Step sizes, lambda and beta as the authors' repository has them. {seeds} seed(s): each draws its own clients. Accuracy
+in % over all clients' test examples together ("by example", as in the paper), and the mean of the clients' accuracies
+("by client"). "Adapted": 5 full-batch steps on the client's training examples.
 """
 DIFFERENCES = """
 **The paper's numbers are unsure**: remembered, not confirmed, except those marked. Differences, and why:
