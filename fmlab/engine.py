@@ -186,24 +186,26 @@ class Sampler:
 
     def __init__(self, clients: Clients, seeds: tuple[int, ...], per_round: int, sampling: str = "fixed") -> None:
         self.clients, self.seeds, self.per_round, self.sampling = clients, seeds, per_round, sampling
-        self.last: tuple[Tensor, Batch] | None = None
-
-    def here(self, round: int) -> Tensor | None:
-        """Which of the places take part (S, C); None: all."""
-        if self.sampling == "fixed":
-            return None
-        here = sampled(self.seeds, self.clients.number, self.per_round, round, self.sampling)[1]
-        return here if here is None else here.to(self.clients.sizes.device)
+        self.last: tuple[Tensor, Batch, Tensor | None] | None = None
 
     def __call__(self, round: int) -> tuple[Tensor, Batch]:
         """Places of the clients in the population (S, C), and their batch."""
+        places, batch, _ = self._round(round)
+        return places, batch
+
+    def here(self, round: int) -> Tensor | None:
+        """Which of the places take part (S, C); None: all."""
+        return self._round(round)[2]
+
+    def _round(self, round: int) -> tuple[Tensor, Batch, Tensor | None]:
         last = self.last
         if last is None or last[1].round != round:
             clients, device = self.clients, self.clients.sizes.device
-            places = sampled(self.seeds, clients.number, self.per_round, round, self.sampling)[0].to(device)
+            places, here = sampled(self.seeds, clients.number, self.per_round, round, self.sampling)
+            places = places.to(device)
             support, query, both = clients.take(places)
             batch = Batch(support, query, self.seeds, round, clients.called(places), joined=both)
-            last = self.last = places, batch
+            last = self.last = places, batch, here if here is None else here.to(device)
         return last
 
 
