@@ -7,9 +7,20 @@ import pytest
 
 pytest.importorskip("flwr", reason="needs Flower: the extra nodes, which make test and make federation install")
 
-import httpx
+import time
 
-from fmlab.nodes import keys, warm
+import httpx
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app.message import remove_content_from_message
+from flwr.common.serde import message_to_proto
+from flwr.proto.message_pb2 import PullObjectResponse
+from flwr.proto.runtime_pb2 import PullAppMessagesResponse
+from flwr.supercore.inflatable.inflatable_object import get_object_tree
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+from flwr.superlink.grid import http_grid
+
+from fmlab.nodes import keys, roster, warm
 from fmlab.nodes.federation import Federation, FederationError, Room, check_port, line
 from fmlab.nodes.keys import make_room
 
@@ -47,6 +58,12 @@ def answers(monkeypatch):
         monkeypatch.setattr(warm.time, "sleep", lambda _: None)
 
     return come
+
+
+@pytest.fixture
+def run():
+    """Flower's messages want to know whose they are."""
+    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
 
 
 def forgets():
@@ -126,3 +143,54 @@ def test_the_link_says_whom_it_turned_away_and_why_once(tmp_path):
         "somebody whose ticket this link does not know was turned away",
         "10.0.0.3 was turned away: its clock and this machine's differ by more than five minutes",
     ]
+
+
+def test_an_answer_whose_tensors_never_come_counts_as_none_in_time(monkeypatch, run):
+    """A node that is killed between its answer and the tensors of it; Flower's own server would wait two hours."""
+    asked = Message(RecordDict({"asked": ConfigRecord({"round": 1})}), 7, "train", ttl=60.0)
+    asked.metadata.__dict__["_message_id"] = "asked"
+    reply = Message(RecordDict({"said": ConfigRecord({"lost": [1]})}), reply_to=asked)
+    reply.metadata.__dict__["_message_id"] = reply.object_id
+    tree = get_object_tree(reply)
+
+    class Link:
+        def PullMessages(self, _):
+            envelope = message_to_proto(remove_content_from_message(reply))
+            return PullAppMessagesResponse(messages_list=[envelope], message_object_trees=[tree])
+
+        def PullObject(self, request):
+            return PullObjectResponse(object_found=True, object_available=request.object_id == reply.object_id)
+
+    grid = http_grid.HttpGrid(token="none")
+    grid.set_run(Run.create_empty(1))
+    grid._client = Link()
+    monkeypatch.setattr(http_grid, "pull_objects", http_grid.pull_objects)  # put back afterwards
+    warm.wait_for_tensors(0.3)
+    (message,) = grid.pull_messages(["asked"])
+    assert message.has_error()
+    assert message.error.code in roster.GONE
+    assert message.metadata.reply_to_message_id == "asked"
+
+
+def test_who_answered_in_time_is_heard_although_the_server_waited_for_another(run):
+    """The time that an answer's tensors are waited for is nobody else's."""
+    came = []
+
+    class Grid:
+        def push_messages(self, messages):
+            return [f"{m.metadata.dst_node_id}" for m in messages]
+
+        def pull_messages(self, names):
+            if not came:  # the tensors of another answer are waited for; meanwhile this one comes
+                time.sleep(0.2)
+                came.append(Message(RecordDict({"said": ConfigRecord({"problem": ""})}), 7, "train"))
+                came[0].metadata.__dict__["_reply_to_message_id"] = "7"
+                return []
+            return [m for m in came if m.metadata.reply_to_message_id in names]
+
+    post = roster.Post(Grid())
+    post.ask([(7, RecordDict({"asked": ConfigRecord({})}), "about")], "train", 0.1)
+    assert post.answers() == []
+    (answer,) = post.answers()
+    assert answer.content is not None
+    assert not answer.problem

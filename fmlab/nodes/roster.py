@@ -57,8 +57,10 @@ class Post:
                 self.returned.append(Answer(asked, None, "the SuperLink does not know this node any more", True))
 
     def answers(self) -> list[Answer]:
-        """What has come since, in any order."""
+        """What has come since, in any order. It may take as long as an answer's tensors are waited for, so time is up
+        for those alone whose time was up before."""
         found, self.returned = self.returned, []
+        now = time.monotonic()
         for message in self.grid.pull_messages(list(self.open)) if self.open else ():
             asked = self.open.pop(message.metadata.reply_to_message_id, None)
             if asked is None:
@@ -71,7 +73,6 @@ class Post:
             else:
                 problem = _problem(message.content)
                 found.append(Answer(asked, None if problem else message.content, problem))
-        now = time.monotonic()
         for name in [name for name, asked in self.open.items() if asked.until < now]:
             asked = self.open.pop(name)
             found.append(Answer(asked, None, NO_ANSWER, True))

@@ -32,7 +32,7 @@ from fmlab.nodes.node import run_key
 from fmlab.nodes.plan import Plan, PlanError, score
 from fmlab.nodes.roster import Answer, Post, Roster, Say
 from fmlab.nodes.tied import end_with
-from fmlab.nodes.warm import look_often
+from fmlab.nodes.warm import wait_for_tensors
 
 SOON, LATER = 0.02, 0.2  # seconds between two looks for answers: just after one, and when none comes
 
@@ -443,7 +443,6 @@ def main(grid: Grid, context: Context) -> None:
     """Run configuration: ``plans``, a JSON list of plans that run one after another; ``folder`` for states; the file
     of ``events``; ``nodes``, how many there have to be, 0: all; ``wait``, seconds for them."""
     end_with(os.getppid())  # Flower's process of a ServerApp may outlive its SuperLink, waiting for ever
-    look_often()
     config = context.run_config
     folder = Path(str(config["folder"]))
     folder.mkdir(parents=True, exist_ok=True)
@@ -451,7 +450,9 @@ def main(grid: Grid, context: Context) -> None:
     torch.set_num_threads(1)  # as in the notebooks, and so that both sides count the same
     try:
         for part, text in enumerate(json.loads(str(config["plans"]))):
-            plan = known(Plan.read(text), grid, folder, part, config, say)
+            plan = Plan.read(text)
+            wait_for_tensors(plan.patience)
+            plan = known(plan, grid, folder, part, config, say)
             enough = int(config["nodes"]) or None
             run = Run(plan, grid, folder, part, say, float(config["wait"]), enough)
             for state in run.rounds():

@@ -44,7 +44,8 @@ MINUTE = 75.0  # seconds; Flower misses a silent node after 60
 ABSENCE = 600.0  # seconds that a node waits for a SuperLink that was there
 SOON, LATER = 0.02, 0.3  # seconds between two looks for a message: just after one, and when nothing goes on
 MORE = 1.4  # from one look to the next; each takes the link some milliseconds
-PATIENT = partial(inflatable_utils.pull_objects, initial_backoff=0.05)  # Flower's own first pause is a second
+# For the tensors of a message, which come after it; Flower's own waits a second first, and then for two hours.
+PATIENT = partial(inflatable_utils.pull_objects, initial_backoff=0.05, backoff_cap=0.5, max_time=MINUTE)
 
 
 def enlist(address: str, roots: bytes, tickets: Mapping[str, bytes]) -> None:
@@ -127,11 +128,12 @@ def _prepare() -> None:
     fleet_http_connection.make_simple_http_retry_invoker = _impatient
 
 
-def look_often() -> None:
-    """The server's side of ``PATIENT``: an answer's tensors arrive a moment after the answer."""
+def wait_for_tensors(seconds: float) -> None:
+    """The server's side of ``PATIENT``: an answer's tensors arrive a moment after it, or never, where its node was
+    killed in between. Then it counts as none after so long, in which the server hears nobody else."""
     from flwr.superlink.grid import http_grid
 
-    http_grid.pull_objects = PATIENT
+    http_grid.pull_objects = partial(PATIENT, max_time=seconds)
 
 
 def reachable(address: str, seconds: float) -> None:
