@@ -44,7 +44,7 @@ node: ##       join a room with a file of one's own (AT=192.168.1.10:8000 NAME=a
 
 test: ##       run all tests: units, notebooks, and a browser where Chromium is found
 	@$(PYTHON) tools/install.py test nodes privacy
-	$(RUN) -m pytest --nbval -n $(WORKERS) --dist loadfile tests notebooks $(ARGS)
+	$(RUN) -m pytest --nbval -n $(WORKERS) --dist loadfile --no-loadscope-reorder tests notebooks $(ARGS)
 
 check: ##      check format, lint (notebooks too) and the types of fmlab
 	@$(PYTHON) tools/install.py dev

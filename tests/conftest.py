@@ -20,8 +20,20 @@ from fmlab.objective import Empirical
 from fmlab.setup import prepare
 
 TOOLS = Path(__file__).resolve().parents[1] / "tools"
+# Files that take long, in turns real nodes, a browser, a lesson: they come first, so that no worker waits for the last.
+LONG = (
+    "test_lesson_10.py", "test_panels.py", "test_federation.py", "test_start_here.py", "test_real_nodes.py",
+    "04_heterogeneity.ipynb", "test_reading.py", "test_realnodes.py", "05_inner_steps.ipynb", "test_app.py",
+    "test_gone.py", "test_predictions.py", "07_real_clients.ipynb", "08_what_leaves_the_client.ipynb",
+    "03_federated_meta_learning.ipynb", "06_few_shot.ipynb", "playground.ipynb", "00_start_here.ipynb",
+    "test_unanswered.py", "test_stored.py", "test_threads.py", "test_controls.py", "test_any_study.py",
+)  # fmt: skip
 sys.path.append(str(TOOLS))  # the tools import each other, and some tests import them
 torch.set_default_dtype(torch.float64)  # theorems are tested to many digits; ``compare`` takes torch's default
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -2,7 +2,7 @@
 
 Sliders are moved by keyboard and by dragging; picture and sentence must follow, and the console stay free of errors.
 The figures of `test_figures` are printed and written to test-results/, not asserted: they are the machine's as much as
-the panel's. `FMLAB_MEASURE=1` waits for all twenty full comparisons instead of three.
+the panel's; `FMLAB_MEASURE=1` asks for them.
 """
 
 import json
@@ -237,24 +237,21 @@ def test_it_works_as_a_page_without_code(servers, voila):
     reader.is_content()
 
 
+@pytest.mark.skipif(not os.environ.get("FMLAB_MEASURE"), reason="measures, and asserts no time: FMLAB_MEASURE=1 asks")
 def test_figures(in_lab, capsys):
     """How long a reader waits. Heterogeneity moves twenty times by one step, to values never trained before."""
     reader = in_lab(PLAYGROUND)
     reader.wait_idle()
     page, firsts, fulls, rates = reader.page, [], [], []
-    wait_for_all = 20 if os.environ.get("FMLAB_MEASURE") else 3
     page.evaluate("seen.blocks.length = 0")
-    for move in range(20):
+    for _ in range(20):
         page.evaluate("seen.frames.length = seen.keys.length = seen.said.length = 0")
         reader.press("heterogeneity", "ArrowLeft")
         page.wait_for_function("seen.frames.length && seen.keys.length", timeout=60_000)
         firsts.append(page.evaluate("seen.frames[0] - seen.keys[0]"))
-        if move < wait_for_all:
-            page.wait_for_function("whole(seen.keys[0])", timeout=90_000)
-            fulls.append(page.evaluate("whole(seen.keys[0]) - seen.keys[0]"))
-            rates.append(page.evaluate("1000 * seen.frames.length / (seen.frames.at(-1) - seen.keys[0])"))
-        else:
-            page.wait_for_timeout(300)
+        page.wait_for_function("whole(seen.keys[0])", timeout=90_000)
+        fulls.append(page.evaluate("whole(seen.keys[0]) - seen.keys[0]"))
+        rates.append(page.evaluate("1000 * seen.frames.length / (seen.frames.at(-1) - seen.keys[0])"))
     reader.wait_idle()
     reader.drag("heterogeneity", 80, seconds=2.0)
     released = time.perf_counter()

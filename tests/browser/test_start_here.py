@@ -18,14 +18,12 @@ def get(shown, path):
         return json.load(answer)
 
 
-@pytest.mark.parametrize("subshells", ["disabled", "perCommTarget"])
-def test_it_runs_in_jupyterlab(notebook, subshells):
-    shown = notebook(NAME, subshells=subshells)
-    # What this test is about: the environment's setting, or the reader's own against it.
+def test_it_runs_in_jupyterlab(notebook):
+    """With the environment's setting of comms; panels under the reader's own against it: test_panels.py."""
+    shown = notebook(NAME)
     plugin = get(shown, "/lab/api/settings/@jupyterlab/apputils-extension:kernels-settings")
-    assert json.loads(plugin["raw"] or "{}").get(
-        "commsOverSubshells", plugin["schema"]["properties"]["commsOverSubshells"]["default"]
-    ) == subshells  # fmt: skip
+    assert plugin["schema"]["properties"]["commsOverSubshells"]["default"] == "disabled"
+    assert json.loads(plugin["raw"] or "{}") == {}
     shown.run_all()
     assert shown.errors() == []
     shown.page.wait_for_function(SHOWN)
