@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import torch
 import fmlab as fm
 from benchmarks.papers.ledger import Found, Ledger, markdown
 from fmlab.models import conv
+from fmlab.setup import prepare
+from fmlab.tuning import COARSE, GRID, search
 
 TITLE = "Chen et al. 2018 (1802.07876), FedMeta: communication to a given accuracy"
 ROOTS = (Path("data/omniglot"), Path("../shared/data/omniglot"))
@@ -27,8 +30,8 @@ SETTING = """
 Megabytes, both ways and all clients together, until clients that never took part reach an accuracy after one
 adaptation step. The accuracies asked for stand at {shares} of the way from the fresh model's to that of the better
 FedAvg at its end. 25 clients a round; {budgets}; the mean over seeds at every {each}th round; "-":
-not reached. Step sizes of every method from the same search on validation clients. "Less" is the better FedAvg's
-megabytes over the method's, for the last accuracy. {missing}
+not reached. Step sizes of every method from the same search on validation clients: {searches}. "Less" is the better
+FedAvg's megabytes over the method's, for the last accuracy. {missing}
 """
 DIFFERENCES = """
 **The paper** (abstract, sure): "a reduction in required communication cost by 2.82 to 4.33 times" for the same
@@ -48,12 +51,26 @@ def omniglot() -> Path | None:
     return next((root for root in ROOTS if list(root.glob("images_*.zip"))), None)
 
 
-def _run(make: Callable[[], tuple[fm.Population, Any]], name: str, rounds: int, each: int, seeds: int) -> Found:
-    clients, model = make()
+@dataclass(frozen=True)
+class Place:
+    """Who the clients are, the rounds and seeds that there is time for, and those of the search for step sizes."""
+
+    make: Callable[[], tuple[fm.Population, Any]]
+    rounds: int
+    seeds: int
+    searched: int  # rounds
+    grid: tuple[float, ...]
+
+
+def _run(place: Place, name: str, each: int) -> Found:
+    clients, model = place.make()
+    shared: dict[str, Any] = {"steps": 1, "model": model, "dtype": torch.float32}
+    setup = prepare([METHODS[name]], clients, rounds=place.searched, seeds=(100,), evaluations=1, **shared)
+    with torch.no_grad():
+        best, _ = search(METHODS[name], setup, place.grid, server=True)
     study = fm.compare(
-        {name: METHODS[name]}, clients, rounds=rounds, seeds=seeds, evaluations=rounds // each, steps=1, tune=True,
-        model=model, dtype=torch.float32,
-    )  # fmt: skip
+        {name: best}, clients, rounds=place.rounds, seeds=place.seeds, evaluations=place.rounds // each, **shared
+    )
     curve = study.learning_accuracy[name][..., 1].mean(0)
     return {"accuracy": curve.tolist(), "megabytes": (study.bytes[name].flatten() / 1e6).tolist()}
 
@@ -66,25 +83,21 @@ def _characters(size: int) -> tuple[fm.Population, Any]:
     return fm.Omniglot(root=omniglot() or ROOTS[0], size=size), conv(5, width=16, size=size)
 
 
-def _places(full: bool) -> dict[str, tuple[Callable[[], tuple[fm.Population, Any]], int, int]]:
-    """Who the clients are, and the rounds and seeds that there is time for."""
-    places = {"Speeches": (_speeches, *((600, 3) if full else (200, 2)))}
+def _places(full: bool) -> dict[str, Place]:
+    places = {"Speeches": Place(_speeches, *((600, 3, 600) if full else (200, 2, 200)), GRID)}
     if omniglot() is not None:
-        size, rounds, seeds = (28, 600, 3) if full else (14, 100, 1)
-        places[f"Omniglot, minimal sets, {size} pixels"] = partial(_characters, size), rounds, seeds
+        size = 28 if full else 14
+        budget = (600, 3, 200, GRID) if full else (200, 2, 60, COARSE)
+        places[f"Omniglot, minimal sets, {size} pixels"] = Place(partial(_characters, size), *budget)
     return places
 
 
 def table(ledger: Ledger, full: bool) -> str:
     each, places = 10, _places(full)
     rows: list[list[object]] = [["clients", "method", "at the end", *(f"MB to {s:.0%}" for s in SHARES), "less", "s"]]
-    for place, (make, rounds, seeds) in places.items():
-        found = {
-            name: ledger(
-                f"{place} {name} rounds={rounds} seeds={seeds}", partial(_run, make, name, rounds, each, seeds)
-            )
-            for name in METHODS
-        }
+    for place, its in places.items():
+        budget = f"rounds={its.rounds} seeds={its.seeds} searched={its.searched}"
+        found = {n: ledger(f"{place} {n} {budget}", partial(_run, its, n, each)) for n in METHODS}
         first, *_ = found["FedAvg, server SGD"]["accuracy"]
         best = max(found[n]["accuracy"][-1] for n in METHODS if n.startswith("FedAvg"))
         asked = [first + s * (best - first) for s in SHARES]
@@ -95,10 +108,13 @@ def table(ledger: Ledger, full: bool) -> str:
             last = spent[name][-1]
             less = "-" if not last or not least else f"{least / last:.2f} times"
             rows.append([place, name, f"{100 * f['accuracy'][-1]:.1f} %", *cells, less, f"{f['seconds']:.0f}"])
-    budgets = "; ".join(f"{place}: {rounds} rounds, {seeds} seed(s)" for place, (_, rounds, seeds) in places.items())
+    budgets = "; ".join(f"{place}: {its.rounds} rounds, {its.seeds} seeds" for place, its in places.items())
+    searches = "; ".join(
+        f"{place}: {len(its.grid)} values, {its.searched} rounds of another seed" for place, its in places.items()
+    )
     missing = "" if len(places) > 1 else "Omniglot runs where its files are under data/omniglot; not here."
     shares = ", ".join(f"{s:.0%}" for s in SHARES)
-    setting = SETTING.format(shares=shares, budgets=budgets, each=each, missing=missing)
+    setting = SETTING.format(shares=shares, budgets=budgets, each=each, searches=searches, missing=missing)
     return f"{setting}\n{markdown(rows)}\n{DIFFERENCES}"
 
 

@@ -10,7 +10,7 @@ pytest.importorskip("flwr", reason="needs Flower: the extra nodes, which make te
 pytestmark = pytest.mark.browser
 RESULTS = Path(__file__).resolve().parents[2] / "test-results"
 NAME = "nodes.ipynb"
-CELL = "import lab\npanel = lab.federation(nodes=3, rounds=2000, algorithm='FedAvg', patience=15.0)\npanel"
+CELL = "import lab\npanel = lab.federation(nodes=3, rounds=2000, algorithm='FedAvg', patience=6.0)\npanel"
 SECONDS = 600_000  # ms; three processes import torch, beside a browser, perhaps on a busy machine
 
 

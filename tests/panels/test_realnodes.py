@@ -41,7 +41,7 @@ def test_a_run_lies_on_the_simulation_to_the_last_bit():
 
 
 def test_buttons_end_a_node_and_start_it_and_one_that_was_to_come_late():
-    panel = lab.federation(nodes=3, rounds=1000, algorithm="FedAvg", late=1, patience=10.0, synchronous=False)
+    panel = lab.federation(nodes=3, rounds=1000, algorithm="FedAvg", late=1, patience=5.0, synchronous=False)
     told, rows = panel.told, panel._rows
     try:
         assert words(panel)[2] == "comes when it is started"
