@@ -4,6 +4,7 @@
     python benchmarks/search_step_sizes.py Sines FedAvg FedMAML one population, some methods
     python benchmarks/search_step_sizes.py --all                every number of steps for every method
     python benchmarks/search_step_sizes.py --again Sines FedMA  search again what is recorded
+    python benchmarks/search_step_sizes.py Watches FedMAML --server Adam --numbers 3    that server and number of steps
 
 It may be ended at any time and goes on where it stopped: what is found is written at once. Every method meets the same
 search (fmlab/tuning.py): the same grid (from the second number of steps on the five values about the best of the
@@ -45,7 +46,7 @@ def servers(method: type[fm.Algorithm]) -> list[fm.SGD | fm.Adam | None]:
 
 
 def wanted(method: type[fm.Algorithm], everything: bool) -> Iterator[fm.Algorithm]:
-    """The method in every way that it is recorded in."""
+    """The method in every way that it is recorded in; ``everything``: with every number of steps."""
     make: Any = method
     steps = next((name for name in ("local_steps", "inner_steps") if hasattr(make(), name)), None)
     numbers = NUMBERS if steps and (everything or method in BY_NUMBER) else (number_of_steps(make()),)
@@ -124,6 +125,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--all", action="store_true")
     parser.add_argument("--again", action="store_true")
+    parser.add_argument("--server", choices=("SGD", "Adam"))
+    parser.add_argument("--numbers", nargs="+", type=int, choices=NUMBERS)
     parser.add_argument("population", nargs="?")
     parser.add_argument("algorithms", nargs="*")
     asked = parser.parse_args()
@@ -133,7 +136,9 @@ def main() -> None:
             named = not asked.algorithms or method.__name__ in asked.algorithms
             if asked.population in (None, population.__name__) and named:
                 for algorithm in wanted(method, asked.all):
-                    record(algorithm, population, asked.again)
+                    served = asked.server in (None, type(algorithm.server).__name__)
+                    if served and (not asked.numbers or number_of_steps(algorithm) in asked.numbers):
+                        record(algorithm, population, asked.again)
 
 
 if __name__ == "__main__":

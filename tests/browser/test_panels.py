@@ -21,6 +21,7 @@ RESULTS = Path(__file__).resolve().parents[2] / "test-results"
 NAME = "panels.ipynb"
 PICTURE = "img.fmlab-picture, .fmlab-picture img"
 PLAYGROUND = ["import lab", "panel = lab.playground()\npanel"]
+SHORT = ["import lab", "panel = lab.playground(rounds=60)\npanel"]
 LESSON = [
     "import lab",
     "lab.drift()",
@@ -155,9 +156,9 @@ def in_lab(servers, notebook):
     return run
 
 
-@pytest.mark.parametrize("subshells", ["disabled", "perCommTarget"])
-def test_sliders_move_picture_and_sentence(in_lab, subshells):
-    reader = in_lab(PLAYGROUND, subshells)
+@pytest.mark.parametrize(("subshells", "cells"), [("disabled", PLAYGROUND), ("perCommTarget", SHORT)])
+def test_sliders_move_picture_and_sentence(in_lab, subshells, cells):
+    reader = in_lab(cells, subshells)
     reader.wait_idle()
     reader.picture(f"playground_{subshells}")
     before = reader.state()
@@ -227,7 +228,7 @@ def test_what_leaves_the_client(in_lab, panel, moved):
 
 
 def test_it_works_as_a_page_without_code(servers, voila):
-    servers.put(NAME, text_of(PLAYGROUND))
+    servers.put(NAME, text_of(SHORT))
     reader = Reader(voila(NAME))
     reader.wait_idle()
     before = reader.state()
