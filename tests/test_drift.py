@@ -3,6 +3,8 @@
 import dataclasses
 import html
 import io
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -11,7 +13,8 @@ from PIL import Image
 
 import fmlab as fm
 import lab
-from lab.lessons.drifting import ACROSS, ROUNDS, START, UP, Setting, run, sentence
+from lab.lessons.drifting import ACROSS, ROUNDS, START, UP, DriftPanel, Setting, run, sentence
+from lab.lessons.sliding import SLOW
 
 
 @pytest.fixture
@@ -174,5 +177,38 @@ def test_in_a_thread_a_burst_ends_at_the_last_value():
         panel.wait(60)
         assert len(panel.result.local[0, 0]) == 31
         assert "30 local steps" in panel.sentence
+    finally:
+        panel.close()
+
+
+def test_a_slow_answer_is_announced_and_a_quick_one_does_not_flicker(monkeypatch):
+    go, answer = threading.Event(), DriftPanel.answer
+
+    def slow(panel, setting):
+        assert go.wait(60)
+        time.sleep(SLOW)
+        return answer(panel, setting)
+
+    monkeypatch.setattr(DriftPanel, "answer", slow)
+    panel = lab.drift(synchronous=False)
+    try:
+        assert panel._status.value == "computing ..."  # of the first nobody knows how long it takes
+        go.set()
+        panel.wait(60)
+        assert panel._status.value == ""
+        panel.set(local_steps=9)
+        assert panel._status.value == "computing ..."
+        monkeypatch.setattr(DriftPanel, "answer", lambda *_: time.sleep(SLOW) or 1 / 0)
+        panel.set(local_steps=8)
+        with pytest.raises(ZeroDivisionError):
+            panel.wait(60)
+        assert panel._status.value == ""
+        monkeypatch.setattr(DriftPanel, "answer", answer)
+        panel.set(local_steps=7)
+        panel.wait(60)
+        panel._took = 0.0
+        panel.set(local_steps=6)
+        assert panel._status.value == ""
+        panel.wait(60)
     finally:
         panel.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import Field, fields, replace
 from typing import Any, ClassVar
@@ -14,6 +15,8 @@ from lab.panel.canvas import Canvas, Draw
 from lab.panel.controls import Control, words
 from lab.panel.css import head
 from lab.panel.live import Live, check_look
+
+SLOW = 0.3  # seconds that an answer takes, from which on the panel says that it computes
 
 
 class Choice:
@@ -60,13 +63,16 @@ class Sliders(Live):
     def __init__(self, name: str, setting: Declared, **options: Any) -> None:
         self._setting: Any = setting
         self._found: tuple[Any, Any] | None = None
+        self._took = SLOW  # seconds, by the last answer; of the first nobody knows
+        self._status = widgets.HTML(layout=widgets.Layout(min_height="28px"))  # nothing moves when it is empty
+        self._status.add_class("fmlab-status")
         cells = [(picture, 1) for picture in self.pictures]
         super().__init__(name, lambda t: Canvas(cells, len(cells), t, width=self.width, row=self.height), **options)
         self._canvas.root.layout.max_width = f"{self.width}px"  # as drawn; the page would blow it up
         self._controls: dict[str, Any] = {f.name: self._control(f) for f in fields(setting)}
         parts = [c.root for c in self._controls.values()]
         rows = widgets.VBox(parts, layout=widgets.Layout(max_width=f"{min(self.width, 760)}px"))
-        self.children = (head(), rows, self._error, self._canvas.root, self._summary)
+        self.children = (head(), rows, self._error, self._status, self._canvas.root, self._summary)
         self._show()
 
     def answer(self, setting: Any) -> Any:
@@ -115,14 +121,24 @@ class Sliders(Live):
 
     def _show(self) -> None:
         setting = self._setting
+        if self._took >= SLOW:
+            self._status.value = "computing ..."
         self._worker.submit(lambda checkpoint: self._compute(setting))
 
     def _compute(self, setting: Any) -> None:
+        began = time.monotonic()
         found = self.answer(setting)
+        self._took = time.monotonic() - began
         self._found = setting, found
         self._paint(self.draws(found, setting))
         self._say(self.says(found, setting))
         self._say_error("")
+        if setting == self._setting:
+            self._status.value = ""
+
+    def _failed(self, error: BaseException) -> None:
+        super()._failed(error)
+        self._status.value = ""
 
 
 def opened(panel: Callable[..., Any], kind: type[Any], options: Mapping[str, Any]) -> Any:
