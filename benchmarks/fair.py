@@ -2,6 +2,8 @@
 
     python benchmarks/fair.py               what is not computed yet (some two hours), then results/fair.md
     python benchmarks/fair.py Sines Digits  some tasks
+    python benchmarks/fair.py --record Digits   put what was found into fmlab/recorded.json, for this heterogeneity
+    python benchmarks/fair.py --compare Digits  compare again with what is recorded now, without a search
 
 A place is a task, a heterogeneity and a number of inner steps. Twice the same comparison there, FedAvg at equal work
 against FedMAML, both servers Adam, 300 rounds, seeds 0 to 2: as the panel computes it, with recorded step sizes (found
@@ -21,11 +23,11 @@ from typing import Any
 import torch
 
 import fmlab as fm
-from benchmarks.search_step_sizes import SEEDS, VALIDATION, around
+from benchmarks.search_step_sizes import RECORD, SEEDS, VALIDATION, around
 from fmlab.declare import Validated, step_sizes
 from fmlab.judgement import LEVEL, trivial_error
 from fmlab.setup import prepare
-from fmlab.tuning import FACTORS, score, search
+from fmlab.tuning import FACTORS, NUMBERS, number_of_steps, score, search, values_of
 from lab.panel.setting import Setting
 
 RESULTS = Path(__file__).parent / "results"
@@ -33,6 +35,7 @@ FOUND, TABLE = RESULTS / "fair.json", RESULTS / "fair.md"
 TASKS, H, K = ("Sines", "Digits", "Glyphs"), (0.0, 0.25, 0.5, 0.75, 1.0), (1, 3, 5)
 PAIR = ("FedAvg", "FedMAML")
 Leads = dict[str, float]
+Found = dict[str, Any]
 HEAD = """# The panel's answer beside one with step sizes searched at the same place
 
 `python benchmarks/fair.py`: FedMAML's lead over fine-tuned FedAvg in per cent of what the trivial predictor loses,
@@ -43,25 +46,28 @@ Below {level:.0%} of the trivial loss a lead is called level.
 """
 
 
-def at(task: str, h: float, k: int) -> dict[str, Leads]:
-    """After 1 and after 5 steps: the lead with recorded and with searched step sizes."""
+def at(task: str, h: float, k: int) -> Found:
+    """After 1 and after 5 steps: the lead with recorded and with searched step sizes; and those that were found."""
     setting = Setting(task=task, heterogeneity=h, inner_steps=k, methods=PAIR)
     methods, (population, given), options = setting.call()
     algorithms = {name: cls(**arguments) for name, (cls, arguments) in methods.items()}
     recorded = fm.compare(algorithms, population(**given), **options)
     clients = population(**given | {"n_validation": VALIDATION, "n_unseen": 1})
-    searched = {}
+    searched, steps = {}, {}
     for name, algorithm in recorded.config["algorithms"].items():
         window = {f: around(_number(getattr(algorithm, f))) for f in step_sizes(algorithm)}
         window["server"] = tuple(algorithm.server.lr * factor for factor in FACTORS)
         alone = prepare([algorithm], clients, **options | {"seeds": SEEDS})
         best, scored = search(replace(algorithm, server=fm.Adam()), alone, window)
         known = replace(algorithm, **{f: _number(getattr(algorithm, f)) for f in step_sizes(algorithm)})
-        if score(known, alone)[0] <= scored:
-            best = known
+        (here,) = score(known, alone)
+        if here <= scored:
+            best, scored = known, here
+        found = {field: float(f"{v:.4g}") for field, v in values_of(best).items()}
+        steps[name] = found | {"score": float(f"{scored:.4g}"), "number": number_of_steps(best)}
         searched[name] = replace(best, adapt_lr=fm.validated(best.adapt_lr))  # type: ignore[attr-defined]
     there = fm.compare(searched, population(**given), **options)
-    return {"recorded": _leads(recorded), "searched": _leads(there)}
+    return {"recorded": _leads(recorded), "searched": _leads(there), "steps": steps}
 
 
 def _number(value: Any) -> float:
@@ -83,7 +89,7 @@ def winner(lead: float) -> str:
     return "level" if abs(lead) < 100 * LEVEL else PAIR[lead > 0]
 
 
-def table(found: dict[str, dict[str, Leads]]) -> str:
+def table(found: dict[str, Found]) -> str:
     lines = [HEAD.format(level=LEVEL)]
     for task in TASKS:
         if not any(name.startswith(f"{task} ") for name in found):
@@ -108,18 +114,46 @@ def table(found: dict[str, dict[str, Leads]]) -> str:
     return "\n".join(lines)
 
 
+def record(task: str, h: float, steps: dict[str, Found]) -> None:
+    """What was found at a place, into the record of its task."""
+    whole = json.loads(RECORD.read_text())
+    for name, found in steps.items():
+        number = next(str(n) for n in NUMBERS if n >= found["number"])
+        by_number = whole[task][name]["Adam"]
+        here = {field: value for field, value in found.items() if field != "number"}
+        if h == 1:
+            by_number[number] = here | {k: v for k, v in by_number[number].items() if k == "at"}
+        else:
+            by_number[number].setdefault("at", {})[f"{h:g}"] = here
+    RECORD.write_text(json.dumps(whole, indent=1, sort_keys=True) + "\n")
+
+
+def again(task: str, h: float, k: int) -> Leads:
+    """The leads at a place with what is recorded now."""
+    methods, (population, given), options = Setting(task=task, heterogeneity=h, inner_steps=k, methods=PAIR).call()
+    algorithms = {name: cls(**arguments) for name, (cls, arguments) in methods.items()}
+    return _leads(fm.compare(algorithms, population(**given), **options))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tasks", nargs="*", help=f"of {TASKS}")
-    asked = parser.parse_args().tasks or TASKS
+    parser.add_argument("--record", action="store_true")
+    parser.add_argument("--compare", action="store_true")
+    given = parser.parse_args()
+    asked = given.tasks or TASKS
     torch.set_num_threads(1)
     found = json.loads(FOUND.read_text()) if FOUND.exists() else {}
     for place in ((task, h, k) for task in TASKS if task in asked for k in K for h in H):
         name = f"{place[0]} {place[1]:g} {place[2]}"
-        if name in found:
-            continue
         began = time.perf_counter()
-        leads = at(*place)
+        if given.record:
+            if "steps" in found.get(name, {}):
+                record(*place[:2], found[name]["steps"])
+            continue
+        if name in found and not given.compare:
+            continue
+        leads = found[name] | {"recorded": again(*place)} if given.compare and name in found else at(*place)
         print(name, leads, f"{time.perf_counter() - began:.0f} s", flush=True)
         found = (json.loads(FOUND.read_text()) if FOUND.exists() else {}) | {name: leads}
         FOUND.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")

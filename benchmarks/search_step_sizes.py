@@ -5,6 +5,7 @@
     python benchmarks/search_step_sizes.py --all                every number of steps for every method
     python benchmarks/search_step_sizes.py --again Sines FedMA  search again what is recorded
     python benchmarks/search_step_sizes.py Watches FedMAML --server Adam --numbers 3    that server and number of steps
+    python benchmarks/search_step_sizes.py Sines "FedMAML, first order"                 which has a name of its own
 
 It may be ended at any time and goes on where it stopped: what is found is written at once. Every method meets the same
 search (fmlab/tuning.py): the same grid (from the second number of steps on the five values about the best of the
@@ -12,7 +13,8 @@ nearest number, and on from there), clients, seeds and rounds, at heterogeneity 
 real clients on those that the population sets aside, of each of four seeds that are used here and nowhere else. FedAvg,
 FedMAML and its first order are searched for 1, 2, 3, 5 and 10 steps, the others for their default number; each with
 either server. Methods that are defined with the plain mean keep it as it is, SGD(1); everywhere else the server's step
-size is searched too.
+size is searched too: of the scenarios every pair of the client's and the server's, since there good pairs lie far from
+the usual ones, and one after the other stops before them.
 """
 
 import argparse
@@ -20,16 +22,28 @@ import json
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import fmlab as fm
-from fmlab.declare import step_sizes
+from fmlab.declare import Sweep, step_sizes
 from fmlab.populations.collection import Collection
-from fmlab.setup import prepare
-from fmlab.tuning import FACTORS, GRID, NUMBERS, has_server, is_open, name_of, number_of_steps, search, values_of
+from fmlab.setup import Setup, prepare
+from fmlab.tuning import (
+    FACTORS,
+    GRID,
+    NUMBERS,
+    has_server,
+    is_open,
+    name_of,
+    number_of_steps,
+    scores,
+    search,
+    values_of,
+)
 
 RECORD = Path(fm.__file__).with_name("recorded.json")
 SEEDS, ROUNDS, VALIDATION = (100, 101, 102, 103), 300, 100
@@ -82,6 +96,51 @@ def neighbour(known: dict[str, dict[str, float]], number: str) -> dict[str, floa
     return known[numbers[0]] if numbers else {}
 
 
+def pairs(algorithm: Any, setup: Setup) -> tuple[fm.Algorithm, float]:
+    """The best pair of the client's training step size and the server's, of those whose larger neighbours both can be
+    used; the range of the server's grows as long as the best stands at its end."""
+    (field,), adaptation = step_sizes(algorithm, ("training",)), GRID
+    usual, most = algorithm.server.usual, 1.0 if isinstance(algorithm.server, fm.Adam) else 10.0
+    found: dict[float, dict[int, tuple[float, fm.Algorithm]]] = {}
+    wanted = [usual * factor for factor in (1 / 16, *FACTORS)]
+    while True:
+        for lr in (lr for lr in wanted if lr <= most and lr not in found):
+            served = replace(algorithm, server=replace(algorithm.server, lr=lr))
+            column: dict[int, tuple[float, fm.Algorithm]] = {}
+            for scored, place, made in scores(replace(served, **{field: Sweep(GRID)}), setup, adaptation):
+                if place not in column or scored < column[place][0]:
+                    column[place] = scored, made
+            found[lr] = column
+        rates = sorted(found)
+
+        def usable(i: int, lr: float, rates: list[float] = rates) -> bool:
+            above = rates[min(rates.index(lr) + 1, len(rates) - 1)]
+            return max(found[lr][min(i + 1, len(GRID) - 1)][0], found[above][i][0]) <= setup.useless
+
+        every = [(i, lr) for lr in rates for i in range(len(GRID))]
+        i, lr = min([at for at in every if usable(*at)] or every, key=lambda at: found[at[1]][at[0]][0])
+        wanted = [lr / 4] if lr == rates[0] and lr > usual / 1000 else [lr * 2] if lr == rates[-1] else []
+        if not [lr for lr in wanted if lr <= most]:
+            return found[lr][i][1], found[lr][i][0]
+
+
+def one_by_one(algorithm: Any, setup: Setup, near: dict[str, float]) -> tuple[fm.Algorithm, float]:
+    """One step size after the other, near those of a neighbour where there is one; a range grows as long as the best
+    stands at its end."""
+    window = {f: around(near[f]) if f in near else GRID for f in step_sizes(algorithm)}
+    if is_open(algorithm):
+        most = 1.0 if isinstance(algorithm.server, fm.Adam) else 10.0
+        centre = near.get("server", algorithm.server.usual)
+        window["server"] = tuple(lr for factor in FACTORS if (lr := centre * factor) <= most)
+    while True:
+        best, score = search(algorithm, setup, window)
+        found = values_of(best)
+        wider = {f: (*tried, *beyond(tried, found[f])) for f, tried in window.items()}
+        if wider == window:
+            return best, score
+        window = {f: tuple(sorted(tried)) for f, tried in wider.items()}
+
+
 def record(algorithm: fm.Algorithm, population: type[fm.Population], again: bool) -> None:
     began = time.perf_counter()
     place = name_of(algorithm), type(algorithm.server).__name__, str(number_of_steps(algorithm))
@@ -97,21 +156,11 @@ def record(algorithm: fm.Algorithm, population: type[fm.Population], again: bool
     except ValueError as reason:
         print(f"{population.__name__:12} {' '.join(place)} left out: {reason}", flush=True)
         return
-    near = neighbour(known, place[2])
-    window = {f: around(near[f]) if f in near else GRID for f in step_sizes(algorithm)}
-    if is_open(algorithm):
-        centre, most = (
-            near.get("server", algorithm.server.usual),
-            1.0 if isinstance(algorithm.server, fm.Adam) else 10.0,
-        )
-        window["server"] = tuple(lr for factor in FACTORS if (lr := centre * factor) <= most)
-    while True:
-        best, score = search(algorithm, setup, window)
-        found = values_of(best) | {"score": score}
-        wider = {f: (*tried, *beyond(tried, found[f])) for f, tried in window.items()}
-        if wider == window:
-            break
-        window = {f: tuple(sorted(tried)) for f, tried in wider.items()}
+    if population in fm.SCENARIOS and is_open(algorithm):
+        best, score = pairs(algorithm, setup)
+    else:
+        best, score = one_by_one(algorithm, setup, neighbour(known, place[2]))
+    found = values_of(best) | {"score": score}
     found = {f: float(f"{v:.4g}") for f, v in found.items()}
     print(f"{population.__name__:12} {' '.join(place):30} {found}  {time.perf_counter() - began:.0f} s", flush=True)
     whole = json.loads(RECORD.read_text())  # another run may have written meanwhile
@@ -133,11 +182,11 @@ def main() -> None:
     torch.set_num_threads(1)
     for population in (*fm.POPULATIONS, *fm.SCENARIOS):
         for method in fm.ALGORITHMS:
-            named = not asked.algorithms or method.__name__ in asked.algorithms
-            if asked.population in (None, population.__name__) and named:
+            if asked.population in (None, population.__name__):
                 for algorithm in wanted(method, asked.all):
+                    named = not asked.algorithms or name_of(algorithm) in asked.algorithms
                     served = asked.server in (None, type(algorithm.server).__name__)
-                    if served and (not asked.numbers or number_of_steps(algorithm) in asked.numbers):
+                    if named and served and (not asked.numbers or number_of_steps(algorithm) in asked.numbers):
                         record(algorithm, population, asked.again)
 
 

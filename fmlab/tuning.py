@@ -9,11 +9,11 @@ neighbour is below ten times the fresh models' loss too: what stands at the edge
 other clients.
 
 ``recorded.json`` holds the result of ``benchmarks/search_step_sizes.py`` for a population, method, server and number
-of local or inner steps, at heterogeneity 1: of the four these are what a good training step size depends on. A field
+of local or inner steps, at heterogeneity 1. On images a good training step size also depends on how unlike the clients
+are: there "at" holds what ``benchmarks/fair.py`` found at other heterogeneities, of which the nearest is taken. A field
 left at None is filled from the next recorded number of steps above its own, since more steps want smaller ones; where
 nothing is recorded, from a coarse search of the same kind; a record without a score is the result of such a one, until
-that script has been there. The adaptation step size does depend on heterogeneity: it
-becomes ``validated`` around the recorded one.
+that script has been there. The adaptation step size becomes ``validated`` around the recorded one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, replace
 from importlib.resources import files
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -44,7 +44,7 @@ COARSE_SEEDS = (100, 101)
 NUMBERS = (1, 2, 3, 5, 10)  # of steps that the search is made for
 T = TypeVar("T")
 Step = tuple[float, int, T]  # a score, the place of its step size in the grid, and what was made with it
-Found = dict[str, float]  # by field; "server": the server's step size; "score": what it scored
+Found = dict[str, Any]  # by field; "server": the server's step size; "score": what it scored; "at": see above
 Places = dict[str, dict[str, dict[str, Found]]]  # by method, server and number of steps
 RECORDED: dict[str, Places] = json.loads(files("fmlab").joinpath("recorded.json").read_text())
 
@@ -103,8 +103,19 @@ def name_of(algorithm: Algorithm) -> str:
     return type(algorithm).__name__ + (", first order" if first else "")
 
 
-def look_up(population: type[Population], algorithm: Algorithm, number: int) -> tuple[str, str, Found] | None:
-    """The recorded step sizes for this number of steps: the server and the number that they were found with, and they.
+class Recorded(NamedTuple):
+    """Step sizes, and what they were found with."""
+
+    server: str
+    number: str  # of steps
+    heterogeneity: str
+    found: Found
+
+
+def look_up(
+    population: type[Population], algorithm: Algorithm, number: int, heterogeneity: float = 1.0
+) -> Recorded | None:
+    """What is recorded for this number of steps, at the nearest heterogeneity that there is.
 
     Under the method's own name or else its class's, with its server or else another one, whose own step size then says
     nothing here.
@@ -116,15 +127,16 @@ def look_up(population: type[Population], algorithm: Algorithm, number: int) -> 
             if by_number := servers.get(other):
                 known = sorted(by_number, key=int)
                 nearest = next((n for n in known if int(n) >= number), known[-1])
-                found = by_number[nearest]
+                levels = {"1": by_number[nearest], **by_number[nearest].get("at", {})}
+                level = min(levels, key=lambda h: abs(float(h) - heterogeneity))
                 own = {} if other == server else {"server": algorithm.server.usual}
-                return other, nearest, found | own
+                return Recorded(other, nearest, level, levels[level] | own)
     return None
 
 
 def _known(algorithm: Algorithm, number: int, missing: list[str], setup: Setup) -> Found:
-    found = look_up(type(setup.population), algorithm, number)
-    values = {} if found is None else found[2]
+    known = look_up(type(setup.population), algorithm, number, getattr(setup.population, "heterogeneity", 1.0))
+    values = {} if known is None else known.found
     if any(f not in values for f in missing):
         values = _coarse(algorithm, number, setup)
     return {"server": algorithm.server.usual} | values
@@ -211,9 +223,9 @@ def search(
     if has_server(algorithm) and hasattr(algorithm.server, "lr") and (server or is_open(algorithm)):
         values["server"] = of.get("server", tuple(algorithm.server.usual * factor for factor in FACTORS))
     if not values:
-        return best_of(_scores(best, setup, adaptation), setup.useless)
+        return best_of(scores(best, setup, adaptation), setup.useless)
     for name in [*values] * (2 if len(values) > 1 else 1):
-        best, scored = best_of(_scores(_with(best, name, Sweep(values[name])), setup, adaptation), setup.useless)
+        best, scored = best_of(scores(_with(best, name, Sweep(values[name])), setup, adaptation), setup.useless)
     return best, scored
 
 
@@ -240,7 +252,7 @@ def best_of(scores: Iterable[Step[T]], useless: float) -> tuple[T, float]:
     return best, scored
 
 
-def _scores(algorithm: Algorithm, setup: Setup, grid: tuple[float, ...]) -> Iterator[Step[Algorithm]]:
+def scores(algorithm: Algorithm, setup: Setup, grid: tuple[float, ...]) -> Iterator[Step[Algorithm]]:
     """Train once for all swept values, then score every adaptation step size: score, place of the value, algorithm."""
     useless, held = setup.useless, _trained(algorithm, setup)  # in this order: validation clients are checked first
     adaptation = step_sizes(algorithm, ("adaptation",))

@@ -129,6 +129,18 @@ def test_more_steps_take_the_step_size_of_the_next_number_above(monkeypatch):
     assert (swept.lr, swept.server) == (fm.sweep(1.0, 0.1), fm.Adam(lr=fm.sweep(0.01, 0.1)))
 
 
+def test_the_record_at_the_nearest_heterogeneity_is_taken(monkeypatch):
+    def steps(lr):
+        return {"lr": lr, "adapt_lr": 0.1, "server": 0.01}
+
+    three = steps(1.0) | {"at": {"0": steps(0.1), "0.5": steps(0.5)}}
+    monkeypatch.setattr(tuning, "RECORDED", {"Sines": {"FedAvg": {"Adam": {"3": three, "5": steps(2.0)}}}})
+    for h, lr in ((0.0, 0.1), (0.2, 0.1), (0.3, 0.5), (0.7, 0.5), (0.8, 1.0), (1.0, 1.0)):
+        clients = fm.Sines(**SMALL | {"heterogeneity": h})
+        assert fill(fm.FedAvg(local_steps=2, server=fm.Adam()), clients).lr == lr
+        assert fill(fm.FedAvg(local_steps=5, server=fm.Adam()), clients).lr == 2.0
+
+
 @pytest.mark.parametrize("k", [1, 2])
 def test_first_order_has_step_sizes_of_its_own(monkeypatch, k):
     methods = {m: {"Adam": {"1": {"inner_lr": lr, "adapt_lr": 1, "server": 0.1}}}

@@ -21,7 +21,7 @@ from fmlab.losses import CrossEntropy
 from fmlab.models import Model
 from fmlab.optimisers import Optimiser
 from fmlab.populations.collection import Rows
-from fmlab.tuning import RECORDED, has_server, look_up, number_of_steps
+from fmlab.tuning import RECORDED, Recorded, has_server, look_up, number_of_steps
 
 PLAIN = "FedAvg, plain mean"  # the original, whatever server the others have
 METHODS = {
@@ -119,9 +119,18 @@ class Setting:
         return _mean_of(method) if SERVERS[self.server] == fm.SGD() else SERVERS[self.server]
 
     def _score(self, method: Any, server: Optimiser) -> float:
-        """What the record says of the method with this server, at this number of steps; infinite where it is silent."""
-        found = look_up(kind(self.task), dataclasses.replace(method, server=server), number_of_steps(method))
-        return math.inf if found is None or found[0] != type(server).__name__ else found[2].get("score", math.inf)
+        """What the record says of the method with this server, at this number of steps; infinite where it is silent. At
+        heterogeneity 1, where both servers have been."""
+        method = dataclasses.replace(method, server=server)
+        found = look_up(kind(self.task), method, number_of_steps(method))
+        return (
+            math.inf if found is None or found.server != type(server).__name__ else found.found.get("score", math.inf)
+        )
+
+    def look_up(self, method: fm.Algorithm) -> Recorded | None:
+        """What is recorded for the method where this setting stands."""
+        h = self.heterogeneity if self.heterogeneous else 1.0
+        return look_up(kind(self.task), method, number_of_steps(method), h)
 
     def local_steps(self, cls: type) -> int:
         """Of a method without inner steps as many local steps as make a round cost a client what FedMAML's costs it, in
@@ -320,11 +329,12 @@ def recorded(field: str, setting: Setting) -> tuple[float | None, str]:
     if field not in step_sizes(fm.FedMAML()):
         return None, ""
     method = fm.FedMAML(**setting.method("FedMAML") | {field: None})
-    found = look_up(kind(setting.task), method, number_of_steps(method))
-    if found is None or field not in found[2]:
+    known = setting.look_up(method)
+    if known is None or field not in known.found:
         return None, "not recorded: searched here once"
-    server, number, values = found
-    return values[field], f"found for FedMAML, {number} step{'s' * (number != '1')}, {server}"
+    steps = f"{known.number} step{'s' * (known.number != '1')}"
+    there = f", heterogeneity {known.heterogeneity}" if known.heterogeneity != "1" else ""
+    return known.found[field], f"found for FedMAML, {steps}, {known.server}{there}"
 
 
 def ready(task: str) -> tuple[str, ...]:

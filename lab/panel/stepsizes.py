@@ -51,10 +51,9 @@ def _missing(setting: Setting, name: str) -> bool:
     cls, given = methods[name]
     algorithm = cls(**given)
     open_fields = {field for field in step_sizes(algorithm) if getattr(algorithm, field) is None}
-    number = number_of_steps(algorithm)
-    found = look_up(population, algorithm, number)
-    key = cache_key(population(**clients), searched := at(algorithm, number))
-    if not open_fields or (found is not None and open_fields <= found[2].keys()) or key in KNOWN:
+    known = look_up(population, algorithm, number_of_steps(algorithm))
+    key = cache_key(population(**clients), searched := at(algorithm, number_of_steps(algorithm)))
+    if not open_fields or (known is not None and open_fields <= known.found.keys()) or key in KNOWN:
         return False
     kept = cache.get(key)
     if kept is None or set(kept) != needed(searched):
