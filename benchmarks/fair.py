@@ -1,16 +1,16 @@
 """Whether the panel's step sizes tell the truth: its answer beside one whose step sizes were searched at that place.
 
-    python benchmarks/fair.py               what is not computed yet (some two hours), then results/fair.md
-    python benchmarks/fair.py Sines Digits  some tasks
-    python benchmarks/fair.py --record Digits   put what was found into fmlab/recorded.json, for this heterogeneity
+    python benchmarks/fair.py                   what is not computed yet (some hour), then results/fair.md
+    python benchmarks/fair.py Sines Digits      some tasks
+    python benchmarks/fair.py --record Digits   put what was found into fmlab/recorded.json, by heterogeneity
     python benchmarks/fair.py --compare Digits  compare again with what is recorded now, without a search
 
 A place is a task, a heterogeneity and a number of inner steps. Twice the same comparison there, FedAvg at equal work
-against FedMAML, both servers Adam, 300 rounds, seeds 0 to 2: as the panel computes it, with recorded step sizes (found
-at heterogeneity 1), and with client and server step sizes searched at this very place, on validation clients of seeds
-100 to 103. A search goes one step size at a time, so the recorded ones are one more candidate. The adaptation step
-size is chosen on validation clients either way. Leads are FedMAML's over FedAvg, in per cent of what the trivial
-predictor loses.
+against FedMAML, both servers Adam, 300 rounds, seeds 0 to 2: as the panel computes it, with recorded step sizes, and
+with client and server step sizes searched at this very place, on validation clients of seeds 100 to 103. A search goes
+one step size at a time, so the recorded ones are one more candidate. The adaptation step size is chosen on validation
+clients either way. Leads are FedMAML's over FedAvg, in per cent of what the trivial predictor loses. What is found is
+recorded for the heterogeneities H, not for those BETWEEN them: there the table says what the nearest record is worth.
 """
 
 import argparse
@@ -33,6 +33,8 @@ from lab.panel.setting import Setting
 RESULTS = Path(__file__).parent / "results"
 FOUND, TABLE = RESULTS / "fair.json", RESULTS / "fair.md"
 TASKS, H, K = ("Sines", "Digits", "Glyphs"), (0.0, 0.25, 0.5, 0.75, 1.0), (1, 3, 5)
+BETWEEN = (0.4, 0.6, 0.9)  # heterogeneities at which nothing is recorded, for the panel's default number of steps
+PLACES = [*((h, k) for k in K for h in H), *((h, Setting().inner_steps) for h in BETWEEN)]
 PAIR = ("FedAvg", "FedMAML")
 Leads = dict[str, float]
 Found = dict[str, Any]
@@ -97,19 +99,18 @@ def table(found: dict[str, Found]) -> str:
             continue
         columns = "heterogeneity | inner steps | after 1: recorded | searched | after 5: recorded | searched | "
         lines += [f"## {task}", "", f"| {columns}|", "|---" * 7 + "|"]
-        for h in H:
-            for k in K:
-                if (leads := found.get(f"{task} {h:g} {k}")) is None:
-                    continue
-                cells, differs = [], []
-                for steps in ("1", "5"):
-                    ours, theirs = leads["recorded"][steps], leads["searched"][steps]
-                    cells += [f"{ours:+.1f} ({winner(ours)})", f"{theirs:+.1f} ({winner(theirs)})"]
-                    if {winner(ours), winner(theirs)} == {*PAIR}:
-                        differs.append(f"another winner after {steps}")
-                    elif abs(ours - theirs) > 5:
-                        differs.append(f"more than 5 points apart after {steps}")
-                lines.append(f"| {h:g} | {k} | {' | '.join(cells)} | {', '.join(differs)} |")
+        for h, k in sorted(PLACES):
+            if (leads := found.get(f"{task} {h:g} {k}")) is None:
+                continue
+            cells, differs = [], []
+            for steps in ("1", "5"):
+                ours, theirs = leads["recorded"][steps], leads["searched"][steps]
+                cells += [f"{ours:+.1f} ({winner(ours)})", f"{theirs:+.1f} ({winner(theirs)})"]
+                if {winner(ours), winner(theirs)} == {*PAIR}:
+                    differs.append(f"another winner after {steps}")
+                elif abs(ours - theirs) > 5:
+                    differs.append(f"more than 5 points apart after {steps}")
+            lines.append(f"| {h:g} | {k} | {' | '.join(cells)} | {', '.join(differs)} |")
         lines.append("")
     return "\n".join(lines)
 
@@ -144,11 +145,11 @@ def main() -> None:
     asked = given.tasks or TASKS
     torch.set_num_threads(1)
     found = json.loads(FOUND.read_text()) if FOUND.exists() else {}
-    for place in ((task, h, k) for task in TASKS if task in asked for k in K for h in H):
+    for place in ((task, h, k) for task in TASKS if task in asked for h, k in PLACES):
         name = f"{place[0]} {place[1]:g} {place[2]}"
         began = time.perf_counter()
         if given.record:
-            if "steps" in found.get(name, {}):
+            if "steps" in found.get(name, {}) and place[1] in H:
                 record(*place[:2], found[name]["steps"])
             continue
         if name in found and not given.compare:
