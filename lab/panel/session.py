@@ -7,12 +7,10 @@ methods are on.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from functools import wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any
 
 import torch
 
@@ -36,34 +34,15 @@ def _nothing() -> None:
     """For a caller who never stops a run."""
 
 
-SMALL = 4000  # numbers in a model below which a second thread costs about what it brings
-P, T = ParamSpec("P"), TypeVar("T")
-
-
 @contextmanager
-def threads(of: Setting | fm.Study) -> Iterator[None]:
-    """Two for the larger models, where the machine has two cores, whatever torch was started with."""
+def one_thread() -> Iterator[None]:
+    """Small tensors: a second thread costs more than it brings."""
     before = torch.get_num_threads()
-    model = of.setup.model if isinstance(of, fm.Study) else of.model()
-    small = getattr(model, "size", 0) < SMALL  # a reader's own model need not say it
-    torch.set_num_threads(1 if small else min(2, os.cpu_count() or 1))
+    torch.set_num_threads(1)
     try:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def threaded(
-    method: Callable[Concatenate[Session, Any, P], T],
-) -> Callable[Concatenate[Session, Any, P], T]:
-    """On the threads that its setting, or study, has a use for."""
-
-    @wraps(method)
-    def run(session: Session, of: Any, *args: P.args, **kwargs: P.kwargs) -> T:
-        with threads(of):
-            return method(session, of, *args, **kwargs)
-
-    return run
 
 
 class Session:
@@ -77,7 +56,7 @@ class Session:
         """The finished study of this setting, where it is remembered."""
         return self._studies.get(setting)
 
-    @threaded
+    @one_thread()
     def rough(self, setting: Setting) -> fm.Study:
         """An answer within PATIENCE: one seed with all rounds where that is known, else one seed with the rounds that
         there is time for. Nothing ends it early: while a slider is dragged it is all that there is to see."""
@@ -96,7 +75,7 @@ class Session:
             self._studies.put(coarse, study)
         return study
 
-    @threaded
+    @one_thread()
     def full(
         self,
         setting: Setting,
@@ -138,26 +117,26 @@ class Session:
         self._studies.put(setting, study)
         return study
 
-    @threaded
+    @one_thread()
     def until(self, setting: Setting, last: int) -> fm.Study:
         """The study after round ``last``; not remembered. ValueError for a round that the setting does not have."""
         if not 0 <= last <= setting.rounds:
             raise ValueError(f"last = {last!r} is not a round of this setting: 0 to {setting.rounds}")
         return next(study for study in setting.stream(lambda t: t == last) if int(study.rounds[-1]) == last)
 
-    @threaded
+    @one_thread()
     def search_step_sizes(
         self, setting: Setting, say: Callable[[str], None], check: Callable[[], None] = _nothing
     ) -> dict[str, dict[str, float]]:
         """Of the methods that have none on the task yet, before a study would search them; see ``stepsizes``."""
         return search_all(setting, say, check)
 
-    @threaded
+    @one_thread()
     def score_participating(self, study: fm.Study) -> None:
         """Once for a study, and at the end of its run only."""
         plots.after_steps(study, clients="participating")
 
-    @threaded
+    @one_thread()
     def difference(self, setting: Setting) -> Difference:
         """How unlike the training clients of the first seed are."""
         _, (population, clients), _ = setting.call()
@@ -172,7 +151,7 @@ class Session:
         """The baselines of the setting's study; empty where they are not known yet."""
         return self._baselines.get(_clients(setting, quantity)) or {}
 
-    @threaded
+    @one_thread()
     def find_baselines(
         self, study: fm.Study, setting: Setting, quantity: str, check: Callable[[], None] = _nothing
     ) -> dict[str, float]:

@@ -18,7 +18,6 @@ import torch
 import fmlab as fm
 from fmlab.declare import Hyper, step_sizes
 from fmlab.losses import CrossEntropy
-from fmlab.models import Model
 from fmlab.optimisers import Optimiser
 from fmlab.populations.collection import Rows
 from fmlab.tuning import RECORDED, Recorded, has_server, look_up, number_of_steps
@@ -140,10 +139,6 @@ class Setting:
         budget = (3 * self.inner_steps * support + query) / (support + query)
         tried = range(3 * self.inner_steps + 1, 0, -1)
         return min(tried, key=lambda n: abs(cls(local_steps=n).evaluations() - budget))
-
-    def model(self) -> Model:
-        """That the task's clients train."""
-        return kind(self.task)(**self._clients()).model()
 
     def within(self, control: str, low: float, high: float) -> tuple[float, float]:
         """What the task's clients leave of a control's range, the other controls as they are."""

@@ -9,7 +9,7 @@ import fmlab as fm
 from lab import plots
 from lab.panel.advantage import AdvantageMap
 from lab.panel.canvas import Canvas, Draw
-from lab.panel.session import threads
+from lab.panel.session import one_thread
 from lab.panel.setting import Setting
 from lab.plots.style import Look, Theme
 from lab.plots.words import sentence
@@ -104,6 +104,6 @@ class Views:
         """One client's predictions; kept, since a slider for k asks for them again and again."""
         number %= study.unseen.number
         if self._client is None or self._client[0] is not study or self._client[1] != number:
-            with threads(study):
+            with one_thread():
                 self._client = study, number, plots.look_at(study, number)
         return self._client[2]
