@@ -5,6 +5,7 @@
     python benchmarks/search_step_sizes.py --all                every number of steps for every method
     python benchmarks/search_step_sizes.py --again Sines FedMA  search again what is recorded
     python benchmarks/search_step_sizes.py Watches FedMAML --server Adam --numbers 3    that server and number of steps
+    python benchmarks/search_step_sizes.py Digits FedAvg --server SGD --heterogeneity 0 0.25 0.5 0.75
     python benchmarks/search_step_sizes.py Sines "FedMAML, first order"                 which has a name of its own
 
 It may be ended at any time and goes on where it stopped: what is found is written at once. Every method meets the same
@@ -141,16 +142,20 @@ def one_by_one(algorithm: Any, setup: Setup, near: dict[str, float]) -> tuple[fm
         window = {f: tuple(sorted(tried)) for f, tried in wider.items()}
 
 
-def record(algorithm: fm.Algorithm, population: type[fm.Population], again: bool) -> None:
+def record(algorithm: fm.Algorithm, population: type[fm.Population], again: bool, heterogeneity: float = 1.0) -> None:
+    """Search what is not recorded yet (``again``: or is) and write it; at a lower heterogeneity near what is known."""
     began = time.perf_counter()
     place = name_of(algorithm), type(algorithm.server).__name__, str(number_of_steps(algorithm))
     known = json.loads(RECORD.read_text()).get(population.__name__, {}).get(place[0], {}).get(place[1], {})
-    if "score" in known.get(place[2], {}) and not again:
+    level = f"{heterogeneity:g}"
+    there = known.get(place[2], {}) if level == "1" else known.get(place[2], {}).get("at", {}).get(level, {})
+    if "score" in there and not again:
         return
     options: dict[str, Any] = {"rounds": ROUNDS, "seeds": SEEDS, "dtype": torch.float32, "clients_per_round": 25}
     try:
         real = issubclass(population, Collection)  # has as many clients as there are
-        clients = population() if real else population(n_validation=VALIDATION, n_unseen=1)
+        many: dict[str, Any] = {} if real else {"n_validation": VALIDATION, "n_unseen": 1}
+        clients = population(**many, **({} if level == "1" else {"heterogeneity": heterogeneity}))
         options["clients_per_round"] = min(25, clients.n_clients)
         setup = prepare([algorithm], clients, **options)
     except ValueError as reason:
@@ -162,10 +167,14 @@ def record(algorithm: fm.Algorithm, population: type[fm.Population], again: bool
         best, score = one_by_one(algorithm, setup, neighbour(known, place[2]))
     found = values_of(best) | {"score": score}
     found = {f: float(f"{v:.4g}") for f, v in found.items()}
-    print(f"{population.__name__:12} {' '.join(place):30} {found}  {time.perf_counter() - began:.0f} s", flush=True)
+    where = f"{population.__name__:12} {' '.join(place):30} {'' if level == '1' else f'h = {level}'}"
+    print(where, found, f"{time.perf_counter() - began:.0f} s", flush=True)
     whole = json.loads(RECORD.read_text())  # another run may have written meanwhile
     at = whole.setdefault(population.__name__, {}).setdefault(place[0], {}).setdefault(place[1], {})
-    at[place[2]] = found
+    if level == "1":
+        at[place[2]] = found | {key: value for key, value in at.get(place[2], {}).items() if key == "at"}
+    else:
+        at[place[2]].setdefault("at", {})[level] = found
     RECORD.write_text(json.dumps(whole, indent=1, sort_keys=True) + "\n")
 
 
@@ -176,6 +185,7 @@ def main() -> None:
     parser.add_argument("--again", action="store_true")
     parser.add_argument("--server", choices=("SGD", "Adam"))
     parser.add_argument("--numbers", nargs="+", type=int, choices=NUMBERS)
+    parser.add_argument("--heterogeneity", nargs="+", type=float, default=[1.0])
     parser.add_argument("population", nargs="?")
     parser.add_argument("algorithms", nargs="*")
     asked = parser.parse_args()
@@ -187,7 +197,8 @@ def main() -> None:
                     named = not asked.algorithms or name_of(algorithm) in asked.algorithms
                     served = asked.server in (None, type(algorithm.server).__name__)
                     if named and served and (not asked.numbers or number_of_steps(algorithm) in asked.numbers):
-                        record(algorithm, population, asked.again)
+                        for h in asked.heterogeneity:
+                            record(algorithm, population, asked.again, h)
 
 
 if __name__ == "__main__":

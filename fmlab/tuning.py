@@ -115,7 +115,7 @@ class Recorded(NamedTuple):
 def look_up(
     population: type[Population], algorithm: Algorithm, number: int, heterogeneity: float = 1.0
 ) -> Recorded | None:
-    """What is recorded for this number of steps, at the nearest heterogeneity that there is.
+    """What is recorded for this number of steps or else the next above, at the nearest heterogeneity of any of them.
 
     Under the method's own name or else its class's, with its server or else another one, whose own step size then says
     nothing here.
@@ -125,12 +125,13 @@ def look_up(
         servers, server = methods.get(method, {}), type(algorithm.server).__name__
         for other in (server, *servers):
             if by_number := servers.get(other):
-                known = sorted(by_number, key=int)
-                nearest = next((n for n in known if int(n) >= number), known[-1])
-                levels = {"1": by_number[nearest], **by_number[nearest].get("at", {})}
-                level = min(levels, key=lambda h: abs(float(h) - heterogeneity))
+                above = [n for n in sorted(by_number, key=int) if int(n) >= number]
+                levels = {"1", *(h for n in above for h in by_number[n].get("at", {}))}
+                level = min(sorted(levels), key=lambda h: abs(float(h) - heterogeneity))
+                there = {n: by_number[n].get("at", {}).get(level) for n in above} if level != "1" else by_number
+                nearest = next((n for n in above if there[n]), max(by_number, key=int))
                 own = {} if other == server else {"server": algorithm.server.usual}
-                return Recorded(other, nearest, level, levels[level] | own)
+                return Recorded(other, nearest, level, there[nearest] | own)
     return None
 
 

@@ -193,11 +193,16 @@ def test_a_slow_answer_is_announced_and_a_quick_one_does_not_flicker(monkeypatch
     panel = lab.drift(synchronous=False)
     try:
         assert panel._status.value == "computing ..."  # of the first nobody knows how long it takes
+        panel._took = 0.0
         go.set()
         panel.wait(60)
         assert panel._status.value == ""
+        assert panel._took >= SLOW
+        go.clear()
         panel.set(local_steps=9)
         assert panel._status.value == "computing ..."
+        go.set()
+        panel.wait(60)
         monkeypatch.setattr(DriftPanel, "answer", lambda *_: time.sleep(SLOW) or 1 / 0)
         panel.set(local_steps=8)
         with pytest.raises(ZeroDivisionError):

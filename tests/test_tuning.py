@@ -134,11 +134,14 @@ def test_the_record_at_the_nearest_heterogeneity_is_taken(monkeypatch):
         return {"lr": lr, "adapt_lr": 0.1, "server": 0.01}
 
     three = steps(1.0) | {"at": {"0": steps(0.1), "0.5": steps(0.5)}}
-    monkeypatch.setattr(tuning, "RECORDED", {"Sines": {"FedAvg": {"Adam": {"3": three, "5": steps(2.0)}}}})
+    monkeypatch.setattr(
+        tuning, "RECORDED", {"Sines": {"FedAvg": {"Adam": {"1": steps(7.0), "3": three, "5": steps(2.0)}}}}
+    )
     for h, lr in ((0.0, 0.1), (0.2, 0.1), (0.3, 0.5), (0.7, 0.5), (0.8, 1.0), (1.0, 1.0)):
         clients = fm.Sines(**SMALL | {"heterogeneity": h})
-        assert fill(fm.FedAvg(local_steps=2, server=fm.Adam()), clients).lr == lr
-        assert fill(fm.FedAvg(local_steps=5, server=fm.Adam()), clients).lr == 2.0
+        assert fill(fm.FedAvg(local_steps=3, server=fm.Adam()), clients).lr == lr
+        assert fill(fm.FedAvg(local_steps=1, server=fm.Adam()), clients).lr == (7.0 if h == 0.8 or h == 1 else lr)
+        assert fill(fm.FedAvg(local_steps=5, server=fm.Adam()), clients).lr == 2.0  # no more steps with fewer's sizes
 
 
 @pytest.mark.parametrize("k", [1, 2])

@@ -110,7 +110,8 @@ def table(ledger: Ledger, full: bool) -> str:
             rows.append([place, name, f"{100 * f['accuracy'][-1]:.1f} %", *cells, less, f"{f['seconds']:.0f}"])
     budgets = "; ".join(f"{place}: {its.rounds} rounds, {its.seeds} seeds" for place, its in places.items())
     searches = "; ".join(
-        f"{place}: {len(its.grid)} values, {its.searched} rounds of another seed" for place, its in places.items()
+        f"{place}: {len(its.grid)} values of the client's, {its.searched} rounds of another seed"
+        for place, its in places.items()
     )
     missing = "" if len(places) > 1 else "Omniglot runs where its files are under data/omniglot; not here."
     shares = ", ".join(f"{s:.0%}" for s in SHARES)

@@ -46,7 +46,10 @@ class Post:
     def ask(self, letters: Iterable[tuple[int, RecordDict, Any]], kind: str, seconds: float, group: str = "") -> None:
         """letters: (node, content, what it is about). Those that share tensors are sent at once."""
         letters = list(letters)
-        messages = [Message(content, node, kind, ttl=seconds, group_id=group) for node, content, _ in letters]
+        # The SuperLink throws a question away when its time is up, with the answer; this end keeps the time itself, and
+        # may come for an answer late.
+        ttl = 2 * seconds
+        messages = [Message(content, node, kind, ttl=ttl, group_id=group) for node, content, _ in letters]
         names = list(self.grid.push_messages(messages)) if messages else []
         until = time.monotonic() + seconds
         for (node, _, about), name in zip(letters, names, strict=True):
@@ -57,8 +60,8 @@ class Post:
                 self.returned.append(Answer(asked, None, "the SuperLink does not know this node any more", True))
 
     def answers(self) -> list[Answer]:
-        """What has come since, in any order. It may take as long as an answer's tensors are waited for, so time is up
-        for those alone whose time was up before."""
+        """What has come since, in any order. It may take as long as an answer's tensors are waited for, and so long
+        again where there is another such answer; time is up for those alone whose time was up before."""
         found, self.returned = self.returned, []
         now = time.monotonic()
         for message in self.grid.pull_messages(list(self.open)) if self.open else ():

@@ -44,8 +44,11 @@ MINUTE = 75.0  # seconds; Flower misses a silent node after 60
 ABSENCE = 600.0  # seconds that a node waits for a SuperLink that was there
 SOON, LATER = 0.02, 0.3  # seconds between two looks for a message: just after one, and when nothing goes on
 MORE = 1.4  # from one look to the next; each takes the link some milliseconds
-# For the tensors of a message, which come after it; Flower's own waits a second first, and then for two hours.
-PATIENT = partial(inflatable_utils.pull_objects, initial_backoff=0.05, backoff_cap=0.5, max_time=MINUTE)
+# For the tensors of a message, which come after it. Flower's own waits a second first, and then till the SuperLink
+# gives them up, which takes three minutes.
+PATIENT = partial(
+    inflatable_utils.pull_objects, initial_backoff=0.05, backoff_cap=0.5, max_tries_per_object=None, max_time=MINUTE
+)
 
 
 def enlist(address: str, roots: bytes, tickets: Mapping[str, bytes]) -> None:

@@ -65,7 +65,7 @@ class Sliders(Live):
         self._found: tuple[Any, Any] | None = None
         self._took = SLOW  # seconds, by the last answer; of the first nobody knows
         self._status = widgets.HTML(layout=widgets.Layout(min_height="28px"))  # nothing moves when it is empty
-        self._status.add_class("fmlab-status")
+        self._status.add_class("fmlab-computing")
         cells = [(picture, 1) for picture in self.pictures]
         super().__init__(name, lambda t: Canvas(cells, len(cells), t, width=self.width, row=self.height), **options)
         self._canvas.root.layout.max_width = f"{self.width}px"  # as drawn; the page would blow it up

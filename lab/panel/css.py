@@ -23,7 +23,7 @@ PROJECTOR = """<style>
 .fmlab-projector > :is(.fmlab-summary, .fmlab-error) { order: 2; }
 .fmlab-projector > .fmlab-pictures { order: 3; }
 .fmlab-projector :is(.widget-label, input, button, select, label, .fmlab-title, .fmlab-note, .fmlab-message),
-.fmlab-projector :is(.fmlab-status, .fmlab-note, .fmlab-message, .fmlab-error) .widget-html-content {
+.fmlab-projector :is(.fmlab-status, .fmlab-computing, .fmlab-note, .fmlab-message, .fmlab-error) .widget-html-content {
   font-size: var(--fmlab-type) !important; }
 .fmlab-projector :is(.widget-inline-hbox, button, select, input[type="number"]) { height: auto; min-height: 1.9em; }
 .fmlab-projector .widget-inline-hbox > .widget-label { width: 9em !important; height: auto; }
@@ -75,7 +75,7 @@ STYLE = (
 .fmlab-live.jupyter-widgets-disconnected::before, .fmlab-live .jupyter-widgets-disconnected::before { content: none; }
 .fmlab-live<gone> :is(.widget-inline-hbox:not(.widget-html, .fmlab-code), .widget-radio, .jupyter-button) {
   opacity: 0.4; pointer-events: none; interactivity: inert; }
-.fmlab-live<gone> .fmlab-status { visibility: hidden; }
+.fmlab-live<gone> :is(.fmlab-status, .fmlab-computing) { visibility: hidden; }
 @container (max-width: 900px) { .fmlab-columns-3 { grid-template-columns: repeat(2, minmax(0, 1fr)); } }
 @container (max-width: 640px) {
   .fmlab-pictures { grid-template-columns: minmax(0, 1fr); }

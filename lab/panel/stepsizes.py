@@ -11,7 +11,7 @@ from collections.abc import Callable
 from fmlab import cache
 from fmlab.declare import Validated, step_sizes
 from fmlab.setup import prepare
-from fmlab.tuning import Searched, at, cache_key, look_up, needed, number_of_steps
+from fmlab.tuning import Searched, at, cache_key, needed, number_of_steps
 from fmlab.tuning import recorded as filled
 from lab.panel.setting import METHODS, Setting, kind
 
@@ -51,7 +51,7 @@ def _missing(setting: Setting, name: str) -> bool:
     cls, given = methods[name]
     algorithm = cls(**given)
     open_fields = {field for field in step_sizes(algorithm) if getattr(algorithm, field) is None}
-    known = look_up(population, algorithm, number_of_steps(algorithm))
+    known = setting.look_up(algorithm)
     key = cache_key(population(**clients), searched := at(algorithm, number_of_steps(algorithm)))
     if not open_fields or (known is not None and open_fields <= known.found.keys()) or key in KNOWN:
         return False
