@@ -23,12 +23,12 @@ from typing import Any
 import torch
 
 import fmlab as fm
-from benchmarks.search_step_sizes import RECORD, SEEDS, VALIDATION, around
+from benchmarks.search_step_sizes import SEEDS, VALIDATION, around, rounded, write
 from fmlab.adaptation import adapts_by
 from fmlab.declare import Validated, step_sizes
 from fmlab.judgement import LEVEL, trivial_error
 from fmlab.setup import prepare
-from fmlab.tuning import FACTORS, NUMBERS, number_of_steps, scores, search, values_of
+from fmlab.tuning import FACTORS, NUMBERS, number_of_steps, scores, search
 from lab.panel.setting import Setting
 
 RESULTS = Path(__file__).parent / "results"
@@ -52,13 +52,19 @@ at 0.4, 0.6 and 0.9 show what the nearest record is worth. On Sines nothing was 
 """
 
 
+def shown(task: str, h: float, k: int) -> fm.Study:
+    """The panel's comparison, with what is recorded now."""
+    methods, (population, given), options = Setting(task=task, heterogeneity=h, inner_steps=k, methods=PAIR).call()
+    algorithms = {name: cls(**arguments) for name, (cls, arguments) in methods.items()}
+    return fm.compare(algorithms, population(**given), **options)
+
+
 def at(task: str, h: float, k: int) -> Found:
     """After 1 and after 5 steps: the lead with recorded and with searched step sizes; and those that were found."""
-    setting = Setting(task=task, heterogeneity=h, inner_steps=k, methods=PAIR)
-    methods, (population, given), options = setting.call()
-    algorithms = {name: cls(**arguments) for name, (cls, arguments) in methods.items()}
-    recorded = fm.compare(algorithms, population(**given), **options)
-    clients = population(**given | {"n_validation": VALIDATION, "n_unseen": 1})
+    recorded = shown(task, h, k)
+    options = {key: v for key, v in recorded.config.items() if key not in ("algorithms", "clients")}
+    clients: Any = recorded.population
+    clients = replace(clients, n_validation=VALIDATION, n_unseen=1)
     searched, steps = {}, {}
     for name, algorithm in recorded.config["algorithms"].items():
         window = {f: around(_number(getattr(algorithm, f))) for f in step_sizes(algorithm)}
@@ -69,10 +75,9 @@ def at(task: str, h: float, k: int) -> Found:
         here = min(s for s, _, _ in scores(known, alone, window[adapts_by(algorithm)]))
         if here <= scored:
             best, scored = known, here  # its own adaptation step size is where the choice among four starts anyhow
-        found = {field: float(f"{v:.4g}") for field, v in values_of(best).items()}
-        steps[name] = found | {"score": float(f"{scored:.4g}"), "number": number_of_steps(best)}
+        steps[name] = rounded(best, scored) | {"number": number_of_steps(best)}
         searched[name] = replace(best, adapt_lr=fm.validated(best.adapt_lr))  # type: ignore[attr-defined]
-    there = fm.compare(searched, population(**given), **options)
+    there = fm.compare(**recorded.config | {"algorithms": searched})
     return {"recorded": _leads(recorded), "searched": _leads(there), "steps": steps}
 
 
@@ -121,23 +126,9 @@ def table(found: dict[str, Found]) -> str:
 
 def record(task: str, h: float, steps: dict[str, Found]) -> None:
     """What was found at a place, into the record of its task; at heterogeneity 1 in place of what stands there."""
-    whole = json.loads(RECORD.read_text())
     for name, found in steps.items():
         number = next(str(n) for n in NUMBERS if n >= found["number"])
-        by_number = whole[task][name]["Adam"]
-        here = {field: value for field, value in found.items() if field != "number"}
-        if h == 1:
-            by_number[number] = here | {k: v for k, v in by_number[number].items() if k == "at"}
-        else:
-            by_number[number].setdefault("at", {})[f"{h:g}"] = here
-    RECORD.write_text(json.dumps(whole, indent=1, sort_keys=True) + "\n")
-
-
-def again(task: str, h: float, k: int) -> Leads:
-    """The leads at a place with what is recorded now."""
-    methods, (population, given), options = Setting(task=task, heterogeneity=h, inner_steps=k, methods=PAIR).call()
-    algorithms = {name: cls(**arguments) for name, (cls, arguments) in methods.items()}
-    return _leads(fm.compare(algorithms, population(**given), **options))
+        write((task, name, "Adam", number), f"{h:g}", {f: v for f, v in found.items() if f != "number"})
 
 
 def main() -> None:
@@ -160,7 +151,7 @@ def main() -> None:
             continue
         if (name in found) != given.compare:
             continue
-        leads = found[name] | {"recorded": again(*place)} if given.compare else at(*place)
+        leads = found[name] | {"recorded": _leads(shown(*place))} if given.compare else at(*place)
         print(name, leads, f"{time.perf_counter() - began:.0f} s", flush=True)
         found = (json.loads(FOUND.read_text()) if FOUND.exists() else {}) | {name: leads}
         FOUND.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")

@@ -142,6 +142,23 @@ def one_by_one(algorithm: Any, setup: Setup, near: dict[str, float]) -> tuple[fm
         window = {f: tuple(sorted(tried)) for f, tried in wider.items()}
 
 
+def rounded(best: fm.Algorithm, score: float) -> dict[str, float]:
+    """As it is recorded."""
+    return {field: float(f"{value:.4g}") for field, value in (values_of(best) | {"score": score}).items()}
+
+
+def write(place: tuple[str, str, str, str], level: str, found: dict[str, float]) -> None:
+    """Into the record, at a population, method, server and number of steps; ``level``: of heterogeneity."""
+    whole = json.loads(RECORD.read_text())  # another run may have written meanwhile
+    population, method, server, number = place
+    by_number = whole.setdefault(population, {}).setdefault(method, {}).setdefault(server, {})
+    if level == "1":
+        by_number[number] = found | {key: value for key, value in by_number.get(number, {}).items() if key == "at"}
+    else:
+        by_number[number].setdefault("at", {})[level] = found
+    RECORD.write_text(json.dumps(whole, indent=1, sort_keys=True) + "\n")
+
+
 def record(algorithm: fm.Algorithm, population: type[fm.Population], again: bool, heterogeneity: float = 1.0) -> None:
     """Search what is not recorded yet (``again``: or is) and write it; at a lower heterogeneity near what is known."""
     began = time.perf_counter()
@@ -165,17 +182,10 @@ def record(algorithm: fm.Algorithm, population: type[fm.Population], again: bool
         best, score = pairs(algorithm, setup)
     else:
         best, score = one_by_one(algorithm, setup, neighbour(known, place[2]))
-    found = values_of(best) | {"score": score}
-    found = {f: float(f"{v:.4g}") for f, v in found.items()}
+    found = rounded(best, score)
     where = f"{population.__name__:12} {' '.join(place):30} {'' if level == '1' else f'h = {level}'}"
     print(where, found, f"{time.perf_counter() - began:.0f} s", flush=True)
-    whole = json.loads(RECORD.read_text())  # another run may have written meanwhile
-    at = whole.setdefault(population.__name__, {}).setdefault(place[0], {}).setdefault(place[1], {})
-    if level == "1":
-        at[place[2]] = found | {key: value for key, value in at.get(place[2], {}).items() if key == "at"}
-    else:
-        at[place[2]].setdefault("at", {})[level] = found
-    RECORD.write_text(json.dumps(whole, indent=1, sort_keys=True) + "\n")
+    write((population.__name__, *place), level, found)
 
 
 @torch.no_grad()

@@ -125,13 +125,13 @@ def look_up(
         servers, server = methods.get(method, {}), type(algorithm.server).__name__
         for other in (server, *servers):
             if by_number := servers.get(other):
-                above = [n for n in sorted(by_number, key=int) if int(n) >= number]
-                levels = {"1", *(h for n in above for h in by_number[n].get("at", {}))}
-                level = min(sorted(levels), key=lambda h: abs(float(h) - heterogeneity))
-                there = {n: by_number[n].get("at", {}).get(level) for n in above} if level != "1" else by_number
-                nearest = next((n for n in above if there[n]), max(by_number, key=int))
+                levels = {n: {"1": f} | f.get("at", {}) for n, f in by_number.items() if int(n) >= number}
+                levels = levels or {(most := max(by_number, key=int)): {"1": by_number[most]}}
+                known = sorted({h for there in levels.values() for h in there})
+                level = min(known, key=lambda h: abs(float(h) - heterogeneity))
+                nearest = min((n for n in levels if level in levels[n]), key=int)
                 own = {} if other == server else {"server": algorithm.server.usual}
-                return Recorded(other, nearest, level, there[nearest] | own)
+                return Recorded(other, nearest, level, levels[nearest][level] | own)
     return None
 
 

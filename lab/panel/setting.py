@@ -121,10 +121,10 @@ class Setting:
         """What the record says of the method with this server, at this number of steps; infinite where it is silent. At
         heterogeneity 1, where both servers have been."""
         method = dataclasses.replace(method, server=server)
-        found = look_up(kind(self.task), method, number_of_steps(method))
-        return (
-            math.inf if found is None or found.server != type(server).__name__ else found.found.get("score", math.inf)
-        )
+        known = look_up(kind(self.task), method, number_of_steps(method))
+        if known is None or known.server != type(server).__name__:
+            return math.inf
+        return known.found.get("score", math.inf)
 
     def look_up(self, method: fm.Algorithm) -> Recorded | None:
         """What is recorded for the method where this setting stands."""

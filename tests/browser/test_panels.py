@@ -240,7 +240,9 @@ def test_it_works_as_a_page_without_code(servers, voila):
 
 @pytest.mark.skipif(not os.environ.get("FMLAB_MEASURE"), reason="measures, and asserts no time: FMLAB_MEASURE=1 asks")
 def test_figures(in_lab, capsys):
-    """How long a reader waits. Heterogeneity moves twenty times by one step, to values never trained before."""
+    """How long a reader waits. Heterogeneity moves twenty times by one step, to values never trained before.
+
+    A minute of waiting that asserts no time; that the same moves draw and complain of nothing is tested above."""
     reader = in_lab(PLAYGROUND)
     reader.wait_idle()
     page, firsts, fulls, rates = reader.page, [], [], []
