@@ -10,7 +10,7 @@ from typing import Any
 import ipywidgets as widgets
 
 import fmlab as fm
-from fmlab.declare import Hyper
+from fmlab.declare import Hyper, step_sizes
 from lab import plots
 from lab.panel.controls import Changed, Control, switch, valid
 from lab.panel.setting import (
@@ -89,12 +89,8 @@ class Board:
         """Bring every control to this setting, without calling back."""
         self._quiet = True
         try:
-            for field, control in self.controls.items():
-                bounds = _bounds(field, setting)
-                control.root.layout.display = "none" if bounds is None else None
-                if bounds is not None:
-                    control.limits(*bounds, *recorded(field, setting))
-                    control.set(_shown(field, setting, viewpoint))
+            for field in self.controls:
+                self._bring(field, setting, viewpoint)
             self.difference.layout.display = "none" if _bounds("heterogeneity", setting) is None else None
             for name, row in self.switches.items():
                 row.children[1].value = name in setting.methods
@@ -105,6 +101,19 @@ class Board:
                 box.value = value
         finally:
             self._quiet = False
+
+    def _bring(self, field: str, setting: Setting, viewpoint: Viewpoint) -> None:
+        control, bounds = self.controls[field], _bounds(field, setting)
+        control.root.layout.display = "none" if bounds is None else None
+        if bounds is not None:
+            control.limits(*bounds, *recorded(field, setting))
+            control.set(_shown(field, setting, viewpoint))
+
+    def follow(self, moved: str, setting: Setting, viewpoint: Viewpoint) -> None:
+        """After a control has moved: step sizes that are left to the record are others where the setting stands now."""
+        for field in step_sizes(fm.FedMAML()):
+            if field in self.controls and field != moved:
+                self._bring(field, setting, viewpoint)
 
     def _row(self, field: str, setting: Setting) -> widgets.Widget:
         if field == "methods":

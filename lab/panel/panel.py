@@ -159,6 +159,7 @@ class Panel(Live):
                     self.board.show(self._setting, self._viewpoint)
                 else:
                     self._setting = dataclasses.replace(self._setting, **{field: value})
+                    self.board.follow(field, self._setting, self._viewpoint)
                 self._worker.resume()
                 self._submit()
 

@@ -284,3 +284,21 @@ def test_a_panel_whose_first_answer_fails_is_shown_and_says_why(make, monkeypatc
     panel = make(synchronous=False)
     assert "application/vnd.jupyter.widget-view+json" in panel._repr_mimebundle_()
     assert "no such images" in panel._error.value
+
+
+def test_a_recorded_step_size_follows_what_a_hand_moves():
+    panel = lab.playground(rounds=10, seeds=1, synchronous=True)
+    try:
+        control, steps = panel.board.controls["inner_lr"], panel.board.controls["inner_steps"]
+        for moved in (1, 5, 3):
+            steps.slider.value = moved
+            by_hand = control.slider.value, control.note.value
+            panel.set(inner_steps=moved)
+            assert (control.slider.value, control.note.value) == by_hand
+            assert f"{moved} step" in control.note.value
+        control.recorded.value = False
+        own = control.slider.value
+        steps.slider.value = 1
+        assert control.slider.value == own
+    finally:
+        panel.close()
