@@ -15,7 +15,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from itertools import accumulate, chain, groupby, repeat
 from typing import Any
 
@@ -29,7 +29,7 @@ from fmlab.losses import Loss
 from fmlab.models.mlp import MLP
 
 CAPACITY = 12  # programs remembered; a comparison of two algorithms has five
-BLOCK = 5 * 2**20  # bytes of one pass, about what a processor's cache holds; clients beyond it wait for the next block
+BLOCK = 6 * 2**20  # bytes of one pass, about what a processor's cache holds; clients beyond it wait for the next block
 
 
 @dataclass(frozen=True)
@@ -126,10 +126,21 @@ class Programs:
     def _blocks(self, w: Tensor, data: Examples) -> list[slice]:
         """The clients in as few parts of equal size as the cache allows; a device without one takes all at once."""
         runs, clients, n = data.x.shape[:3]
-        size = (self.model.size + 3 * n * sum(self.model.sizes)) * w.element_size() * runs
-        most = max(1, BLOCK // size) if w.device.type == "cpu" else clients
-        width = -(-clients // -(-clients // most))
+        size = (self._parameters + n * self._activations) * w.element_size() * runs
+        if clients * size <= BLOCK or w.device.type != "cpu":
+            return [slice(0, clients)]
+        width = -(-clients // -(-clients // max(1, BLOCK // size)))
         return [slice(at, at + width) for at in range(0, clients, width)]
+
+    @cached_property
+    def _parameters(self) -> int:
+        """Of one client's model."""
+        return self.model.size
+
+    @cached_property
+    def _activations(self) -> int:
+        """Numbers that one example takes in a pass: h, z and e of every layer."""
+        return 3 * sum(self.model.sizes)
 
     def _first(self, lr: StepSize) -> int | None:
         """The lowest layer whose parameters move; None where all have the same step size."""
