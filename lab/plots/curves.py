@@ -113,14 +113,16 @@ def adaptation(
             m.line(name, steps, curve.mean(0), zorder=3, **looks[name].marked(m.theme))
         for name, level in own.items():
             m.line(("own", name), [0, study.steps], [level] * 2, zorder=2.5, **dotted[name])
-        for name, level in base.items():
+        for i, (name, level) in enumerate(base.items()):
             above = min((other for other in base.values() if other > level), default=np.inf)
             m.line(("base", name), [0, study.steps], [level] * 2, color=m.theme.middle, linewidth=1.2 * m.theme.scale)
             words = {"trivial": "trivial predictor"}.get(name, name)
-            low = min(limits[1], above) - level < 0.11 * limits[1]  # no room above it
+            low = min(limits[1], above) - level < 0.11 * limits[1] < level  # no room above it
+            x, side = ((0.1, "left"), (0.98, "right"))[i % 2]  # neighbours stand apart, however near their lines are
+            y = level + (-0.012 if low else 0.012) * limits[1]
             m.text(
-                ("base text", name), 0.22 * study.steps, level + (-0.012 if low else 0.012) * limits[1], words,
-                color=m.theme.middle, fontsize=9.5 * m.theme.scale, va="top" if low else "bottom", clip_on=True,
+                ("base text", name), x * study.steps, y, words, color=m.theme.middle, fontsize=9.5 * m.theme.scale,
+                ha=side, va="top" if low else "bottom", clip_on=True,
             )  # fmt: skip
         if k is not None:
             m.line("k", [k, k], limits, color=m.theme.middle, linewidth=1.2 * m.theme.scale, linestyle=(0, (2, 2)))
