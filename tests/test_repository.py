@@ -1,6 +1,7 @@
 """What the repository says holds: commands that are promised, the help, CI's script, no folder of one machine."""
 
 import ast
+import inspect
 import os
 import re
 import shutil
@@ -8,6 +9,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
+import fmlab as fm
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -33,6 +36,14 @@ def test_commands_that_are_promised_exist(name):
 
 def test_contributing_is_short():
     assert len((ROOT / "CONTRIBUTING.md").read_text().splitlines()) < 60
+
+
+@pytest.mark.parametrize("cls", fm.ALGORITHMS)
+def test_an_algorithm_is_one_short_file(cls):
+    """As the README asks of a new one."""
+    file = Path(inspect.getfile(cls))
+    assert file.name == f"{cls.__name__.lower()}.py"
+    assert len(file.read_text(encoding="utf-8").splitlines()) <= 80
 
 
 def test_ci_is_a_script_that_bash_reads():

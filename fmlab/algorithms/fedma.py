@@ -1,6 +1,5 @@
-"""FedMA, federated matched averaging (Wang et al. 2020, 2002.06440, Alg. 1, with communication).
-
-A round has one exchange for every layer l = 0, 1, ...:
+"""FedMA, federated matched averaging (Wang et al. 2020, 2002.06440, Alg. 1, with communication). A round has one
+exchange for every layer l = 0, 1, ...:
 
     on client i   v = w; for l > 0 only v_{l-1} = w_{l-1}, and inputs of v_l go where the units of v_{l-1} went
                   K times:  v <- v - eta grad f_i(v),  the layers below l frozen;  sends v_l
