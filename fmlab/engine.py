@@ -150,7 +150,7 @@ def gather(
     answered = batch.who.shape[1] if weight is None else (weight > 0).sum(1, keepdim=True).clamp(min=1)
     if expected and weight is not None:
         if mean is None or mean.weighs:  # a median is no sum
-            one = {name: t * torch.as_tensor(answered / expected).to(t) for name, t in one.items()}
+            one = {name: t * (torch.as_tensor(answered).to(t) / expected) for name, t in one.items()}
         answered = expected
     for transform in server:
         one = transform.on_mean(one, answered, batch)
@@ -175,6 +175,7 @@ def serve(
     if not sent:
         return held, moments
     mean = algorithm.combine(f, held, sent, weight)
+    t = t.to(next(iter(held.values()))) if isinstance(t, Tensor) else t  # else a power of it has torch's default dtype
     after, moments = dict(algorithm.absorb(held, mean, share)), dict(moments)
     for name in algorithm.learned:
         after[name], moments[name] = algorithm.server.step(held[name], moments[name], mean[name], t)
@@ -267,7 +268,10 @@ def rounds(
         weight = weigh(clients.sizes.gather(1, places).repeat(values, 1), weights, answered)
         number = torch.full_like(state.answers, per_round) if answered is None else answered.sum(1)
         heard = state.heard + (number > 0)
-        share = share_of(clients.sizes, who, weights, answered)
+        if expected and (mean is None or mean.weighs):  # by so many the sum is divided, whoever answered
+            share: float | Tensor = expected / clients.number
+        else:
+            share = share_of(clients.sizes, who, weights, answered)
         t = state.round + 1 if answered is None or expected else heard.clamp(min=1)[:, None, None]
         held, moments, up, down = state.held, state.moments, 0, 0
         for phase in range(phases):

@@ -441,7 +441,8 @@ def _check(study: Study) -> None:
         raise ValueError(f"rounds = {rounds}: they rise from 0 to at most {planned}, the rounds of config.json")
     if not 0 <= study.seconds < float("inf"):
         raise ValueError(f"seconds = {study.seconds}")
-    asked = last * study.config["clients_per_round"]
+    fixed = study.config.get("sampling", "fixed") == "fixed"
+    asked = last * (study.config["clients_per_round"] if fixed else study.config["clients"].n_clients)
     for i, name in enumerate(study.names):
         for kind in COUNTERS:
             counted = getattr(study, kind)[name]
@@ -473,5 +474,6 @@ def _check_adaptation(study: Study, place: int, name: str) -> None:
     allowed = (
         value.candidates if isinstance(value, Validated) else value.values if isinstance(value, Sweep) else [value]
     )
-    if not torch.isin(held, held.new_tensor(allowed)).all():
+    # Studies of an earlier fmlab hold them to seven digits.
+    if not torch.isclose(held[:, None], held.new_tensor(allowed), rtol=1e-6, atol=0.0).any(1).all():
         raise ValueError(f"adapt_lr/{place} ({name}) holds {held.tolist()}, and the config allows {list(allowed)}")

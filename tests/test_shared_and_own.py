@@ -61,11 +61,11 @@ def test_scaffold_with_one_step_of_everybody_is_gradient_descent(train):
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
-@pytest.mark.parametrize("weights", ["uniform", "size"])
-def test_the_servers_control_variate_is_the_mean_of_all_clients(train, weights, dropout):
-    """By the weights of the mean, also when few take part and some of them do not answer."""
+@pytest.mark.parametrize(("weights", "sampling"), [("uniform", "fixed"), ("size", "fixed"), ("uniform", "poisson")])
+def test_the_servers_control_variate_is_the_mean_of_all_clients(train, weights, sampling, dropout):
+    """By the weights of the mean, also when few take part, or as many as chance has it, and some do not answer."""
     clients = fm.Synthetic(n_clients=7, n_validation=2, n_unseen=2)
-    options = {"per_round": 3, "weights": weights, "dropout": dropout, "seeds": (0, 1)}
+    options = {"per_round": 3, "weights": weights, "sampling": sampling, "dropout": dropout, "seeds": (0, 1)}
     state, setup = train(fm.Scaffold(**LOCAL), clients, 6, **options)
     size = setup.training.sizes if weights == "size" else torch.ones(2, 7)
     mean = (state.kept["control"] * (size / size.sum(1, keepdim=True))[..., None]).sum(1, keepdim=True)
