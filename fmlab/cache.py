@@ -9,6 +9,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+from types import CodeType
 
 import platformdirs
 
@@ -20,7 +21,7 @@ def folder() -> Path:
 
 
 def key(*kinds: type) -> str:
-    """Names the classes, and changes when the files do in which they are written.
+    """Names the classes, and changes when the files do in which they are written, or where there is none their code.
 
     Not ``inspect.getsource``: it parses a class's whole file, and in Python 3.11 two threads that parse at once, a
     panel's and the one that runs the cells, fail with a SystemError (cpython 106905).
@@ -30,9 +31,23 @@ def key(*kinds: type) -> str:
         file = getattr(sys.modules.get(kind.__module__), "__file__", None)
         try:
             digest.update(Path(file or "").read_bytes())
-        except OSError:  # typed at a prompt: the name has to do
+        except OSError:  # typed at a prompt or in a notebook's cell: what Python made of it
             digest.update(kind.__qualname__.encode())
+            for name, part in sorted(vars(kind).items()):
+                if isinstance(code := getattr(_function(part), "__code__", None), CodeType):
+                    digest.update(f"{name} {_said(code)}".encode())
     return f"{'/'.join(kind.__name__ for kind in kinds)}/{digest.hexdigest()[:12]}"
+
+
+def _function(part: object) -> object:
+    """Of a method of any kind, the function."""
+    return getattr(part, "fget", getattr(part, "__func__", part))
+
+
+def _said(code: CodeType) -> str:
+    """What the code does, without the place where it stands."""
+    consts = [_said(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
+    return f"{code.co_code.hex()} {code.co_names} {code.co_varnames} {consts}"
 
 
 def get(name: str) -> dict[str, float] | None:

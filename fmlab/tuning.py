@@ -18,6 +18,7 @@ that script has been there. The adaptation step size becomes ``validated`` aroun
 
 from __future__ import annotations
 
+import hashlib
 import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -34,6 +35,7 @@ from fmlab.algorithms import Algorithm
 from fmlab.data import Tree
 from fmlab.declare import Sweep, Validated, pick, step_sizes, sweep_length, sweeps
 from fmlab.evaluation import evaluate
+from fmlab.models import Model
 from fmlab.populations import Population
 from fmlab.setup import Setup
 
@@ -143,12 +145,15 @@ def _known(algorithm: Algorithm, number: int, missing: list[str], setup: Setup) 
     return {"server": algorithm.server.usual} | values
 
 
-def cache_key(population: Population, algorithm: Algorithm) -> str:
+def cache_key(population: Population, algorithm: Algorithm, model: Model | None = None) -> str:
     """What step sizes that were searched for the method, with its server and the next of ``NUMBERS`` of steps, on these
-    clients are kept under."""
+    clients are kept under: whatever the search sees. model: where it is not the population's own."""
     n = number_of_steps(algorithm)
-    place = f"/{name_of(algorithm)}/{type(algorithm.server).__name__}/{n}"
-    return cache.key(type(population), type(algorithm)) + place + population.fingerprint()
+    place = f"/{name_of(algorithm)}/{type(algorithm.server).__name__}/{n}/{population.fingerprint()}"
+    unseen = ("heterogeneity", "n_unseen")  # by the search
+    own = {f.name: getattr(population, f.name) for f in fields(population) if "hyper" in f.metadata}
+    seen = repr([(name, value) for name, value in own.items() if name not in unseen] + [model])
+    return cache.key(type(population), type(algorithm)) + place + hashlib.sha256(seen.encode()).hexdigest()[:12]
 
 
 def at(algorithm: Algorithm, number: int) -> Algorithm:
@@ -172,7 +177,7 @@ def _coarse(algorithm: Algorithm, number: int, setup: Setup) -> Found:
     """Step sizes for the method with its server and about this number of steps, at heterogeneity 1 where there is such
     a thing."""
     searched = at(algorithm, number)
-    known = cache_key(setup.population, searched)
+    known = cache_key(setup.population, searched, setup.config["model"])
     found = cache.get(known)
     if found is None or set(found) != needed(searched):
         population: Any = setup.population
@@ -186,7 +191,8 @@ def _coarse(algorithm: Algorithm, number: int, setup: Setup) -> Found:
         cache.put(known, found)
         sizes = ", ".join(f"{f}={v:g}" for f, v in found.items() if f != "server" or is_open(searched))
         where = f"{name_of(searched)} on {type(population).__name__}"
-        message = f"no step size is recorded for {where}; a coarse search found {sizes} (kept in {cache.folder()})"
+        kept = f"(kept in {cache.folder()}); tune=True searches finely, at this very place"
+        message = f"no step size is recorded for {where}; a coarse search found {sizes} {kept}"
         warnings.warn(message, Searched, stacklevel=2)
     return found
 

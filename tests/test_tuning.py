@@ -23,7 +23,7 @@ class Mine(fm.Sines):
     """A population of a reader's own."""
 
 
-KEY = tuning.cache_key(Mine(), fm.FedAvg())
+KEY = tuning.cache_key(Mine(**SMALL), fm.FedAvg())
 
 
 @pytest.fixture
@@ -90,10 +90,32 @@ def test_the_key_follows_the_file_in_which_the_class_is_written(monkeypatch, tmp
     assert cache.key(fm.FedAvg) != cache.key(fm.FedProx)
 
 
-def test_the_key_of_a_class_that_was_typed_at_a_prompt_is_its_name():
-    space = {"__name__": "prompt"}
-    exec("class Own: pass\n", space)
-    assert cache.key(space["Own"]).startswith("Own/")
+def test_the_key_follows_the_code_of_a_class_that_was_typed_at_a_prompt():
+    """As a new method in a notebook is, whose cell has another place in every run."""
+
+    def typed(code, file="one"):
+        space = {"__name__": "prompt"}
+        exec(compile(code, file, "exec"), space)
+        return cache.key(space["Own"])
+
+    once = typed("class Own:\n    def local(self, w):\n        return w / 2\n")
+    assert once.startswith("Own/")
+    assert typed("\n\nclass Own:\n    def local(self, w):\n        return w / 2\n", "two") == once
+    assert typed("class Own:\n    def local(self, w):\n        return w * 40\n") != once
+    assert typed("class Own:\n    @property\n    def local(self):\n        return lambda w: w\n") != typed(
+        "class Own:\n    @property\n    def local(self):\n        return lambda w: -w\n"
+    )
+
+
+def test_the_key_names_what_the_search_sees():
+    """Else what is found hangs on what was searched before."""
+    own = fm.Synthetic(**SMALL)
+    key = tuning.cache_key(own, fm.FedAvg())
+    for other in ({"n_clients": 2}, {"n_validation": 2}, {"alpha": 0.0}):
+        assert tuning.cache_key(fm.Synthetic(**SMALL | other), fm.FedAvg()) != key
+    assert tuning.cache_key(own, fm.FedAvg(), fm.MLP((60, 20, 10))) != key
+    for same in ({"n_unseen": 2}, {"heterogeneity": 0.3}):  # which it does not see
+        assert tuning.cache_key(fm.Synthetic(**SMALL | same), fm.FedAvg()) == key
 
 
 def test_the_key_parses_nothing(monkeypatch):
