@@ -127,9 +127,10 @@ def resume(study: Study, rounds: int, **other: Any) -> Study:
         )
     began = time.perf_counter() - study.seconds
     config = study.config
-    taken = study.rounds.tolist()
-    planned = Setup(config | {"rounds": rounds, "evaluations": max(len(taken) - 1, 1)}).evaluated
-    evaluations = (*taken, *(t for t in planned if t > done))
+    asked = study.setup.evaluated  # of which a study that was stopped has not taken the last
+    further = Setup(config | {"rounds": rounds, "evaluations": len(asked) - 1}).evaluated
+    coming = {t for t in asked if t <= rounds} | {t for t in further if t > asked[-1]} | {rounds}
+    evaluations = (*study.rounds.tolist(), *sorted(t for t in coming if t > done))
     setup = Setup(config | {"rounds": rounds, "evaluations": evaluations})
     return _finished(setup, Progress(setup, study), began)
 

@@ -224,6 +224,32 @@ def test_a_script_has_the_study_and_a_stopped_one_goes_when_the_next_comes(press
     assert fm.interrupted().rounds.tolist() == [0, 2]
 
 
+@pytest.mark.parametrize(
+    ("evaluations", "rounds", "further"),
+    [
+        (10, 100, [10, 20, 30, 40, 50, 60, 70, 80, 90, 100]),
+        (10, 55, [10, 20, 30, 40, 50, 55]),
+        (10, 200, [10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 120, 140, 160, 180, 200]),
+        ([0, 2, 99, 100], 100, [99, 100]),
+        ([0, 2, 99, 100], 99, [99]),
+        ([0, 2, 99, 100], 150, [99, 100, 150]),
+    ],
+)
+def test_a_stopped_study_goes_on_with_the_evaluations_that_were_asked_for(press, evaluations, rounds, further):
+    methods = [fm.LocalOnly(lr=0.01)]
+    press(Undoable, "put", 3)
+    with pytest.raises(Interrupted) as error:
+        fm.compare(methods, POPULATION, rounds=100, **OPTIONS | {"evaluations": evaluations})
+    before = error.value.study.rounds.tolist()
+    assert before == ([0, 3] if evaluations == 10 else [0, 2, 3])
+    study = error.value.study.resume(rounds=rounds)
+    assert study.rounds.tolist() == before + further
+    if rounds == 100:
+        whole = fm.compare(methods, POPULATION, rounds=100, **OPTIONS | {"evaluations": evaluations})
+        places = [before.index(t) if t in before else len(before) + further.index(t) for t in whole.rounds.tolist()]
+        assert torch.equal(study.learning["LocalOnly"][:, places], whole.learning["LocalOnly"])
+
+
 @pytest.mark.skipif(os.name == "nt", reason="os.kill does not send Ctrl-C on Windows")
 def test_in_an_interactive_session_the_study_is_at_hand():
     """As a reader would: Ctrl-C at the prompt, then the line that the message names."""
