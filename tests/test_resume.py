@@ -161,14 +161,20 @@ def stopped(says, **options):
     return fm.interrupted()
 
 
-@pytest.mark.parametrize("call", [13, 14, 15])
-def test_a_second_ctrl_c_stops_within_the_round_and_keeps_those_before(press, call):
-    """Pressed after the 1st, 2nd and 3rd method's clients have kept the models of round 5."""
+@pytest.mark.parametrize(("call", "done"), [(2, 0), (13, 4), (14, 4), (15, 4)])
+def test_a_second_ctrl_c_stops_within_the_round_and_keeps_those_before(press, call, done):
+    """Pressed when the 1st, 2nd or 3rd method's clients have kept the models of the next round."""
     whole = fm.compare(KEEPING, POPULATION, rounds=7, **OPTIONS)
     press(Undoable, "put", call, times=2)
-    study = stopped("stopped after round 4 of 7", rounds=7)
-    same_end(study, fm.compare(KEEPING, POPULATION, rounds=4, **OPTIONS))
-    same_end(study.resume(rounds=7), whole)
+    study = stopped(f"stopped after round {done} of 7", rounds=7)
+    if done:
+        same_end(study, fm.compare(KEEPING, POPULATION, rounds=done, **OPTIONS))
+    press(Undoable, "put", 2, times=2)
+    with pytest.raises(Interrupted, match=f"stopped after round {done} of 7"):
+        study.resume(rounds=7)
+    for part in (study, fm.interrupted()):
+        assert part.rounds.tolist()[-1] == done
+        same_end(part.resume(rounds=7), whole)
 
 
 def test_a_third_ctrl_c_while_the_study_is_scored_loses_nothing(press):
