@@ -8,7 +8,8 @@ one before it is removed. So there is a complete study in the folder at any mome
 
 Nothing in the files is run, and no module they name is imported. A class stands there by module and qualified name;
 fmlab's are known, the reader's own must be named by the reader. What JSON cannot hold (functions, lifted modules) is
-left out and noted, and the reader supplies it. So are the clients' own data: their sha256 stands in their place.
+left out and noted with what stands beside it and a lifted module's layers, and the reader supplies it, the same. So
+are the clients' own data: their sha256 stands in their place.
 
 A study is read only where the copy agrees with ``config.json``, and every tensor has the name, shape and dtype that
 follow from the setting, by the headers, before any is read; without compression a small file cannot hold much.
@@ -26,6 +27,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import fields, is_dataclass
+from functools import partial
 from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any, Self
@@ -33,13 +35,13 @@ from urllib.parse import quote
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fmlab import npy
 from fmlab.algorithms import ALGORITHMS
 from fmlab.declare import Sweep, Validated
 from fmlab.means import MEANS
-from fmlab.models import MLP
+from fmlab.models import MLP, Lifted
 from fmlab.optimisers import OPTIMISERS
 from fmlab.populations import NEED_DATA, POPULATIONS, SCENARIOS, Omniglot
 from fmlab.populations.collection import Collection, Rows
@@ -181,24 +183,28 @@ def _encoded(value: Any) -> Any:
     try:
         return encode(value)
     except Exception as problem:  # of a class of one's own it may be any; a finished study is saved nevertheless
-        return {"missing": str(problem) or type(problem).__name__}
+        missing = {"missing": str(problem) or type(problem).__name__}
+    with suppress(Exception):
+        missing["held"] = encode(value, gaps=True)
+    return missing
 
 
-def encode(value: Any) -> Any:
-    """As JSON: numbers, strings, None and tuples as they are, all else under a tag. Raises NotJSON, naming what."""
-    kind = type(value)
+def encode(value: Any, gaps: bool = False) -> Any:
+    """As JSON: numbers, strings, None and tuples as they are, all else under a tag. What JSON cannot hold raises
+    NotJSON, naming it; with ``gaps`` its name stands in its place, and a lifted module's layers."""
+    kind, inner = type(value), partial(encode, gaps=gaps)
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, tuple):
-        return [encode(v) for v in value]
+        return [inner(v) for v in value]
     if isinstance(value, list):
-        return {"list": [encode(v) for v in value]}
+        return {"list": [inner(v) for v in value]}
     if isinstance(value, dict):
-        return {"dict": [[encode(k), encode(v)] for k, v in value.items()]}
+        return {"dict": [[inner(k), inner(v)] for k, v in value.items()]}
     if isinstance(value, Sweep):
-        return {"sweep": [encode(v) for v in value.values]}
+        return {"sweep": [inner(v) for v in value.values]}
     if isinstance(value, Validated):
-        return {"validated": encode(value.centre)}
+        return {"validated": inner(value.centre)}
     if isinstance(value, torch.dtype):
         return {"dtype": str(value).removeprefix("torch.")}
     if isinstance(value, torch.device):
@@ -207,13 +213,26 @@ def encode(value: Any) -> Any:
         return {"path": str(value)}
     if isinstance(value, Rows):
         return {"sha256": value.sha256, "examples": len(value.y), "clients": len(value.names)}
+    if gaps and isinstance(value, Lifted):
+        return {"missing": name_of(type(value.module)), "head": value.head_name, "layers": _layers(value.module)}
     if is_dataclass(value) and not isinstance(value, type) and CLASSES.get(name_of(kind), kind) is kind:
         return {
             "class": name_of(kind),
-            "fields": {f.name: encode(getattr(value, f.name)) for f in fields(value) if f.init},
+            "fields": {f.name: inner(getattr(value, f.name)) for f in fields(value) if f.init},
         }
     named = value if hasattr(value, "__qualname__") else kind
-    raise NotJSON(f"{getattr(named, '__module__', '')}:{named.__qualname__}")
+    missing = f"{getattr(named, '__module__', '')}:{named.__qualname__}"
+    if not gaps:
+        raise NotJSON(missing)
+    return {"missing": missing}
+
+
+def _layers(module: nn.Module) -> dict[str, str]:
+    """Every layer by its name, as it is printed without those inside it and without addresses in memory."""
+    return {
+        name or "module": re.sub(r" at 0x[0-9a-f]+", "", f"{type(m).__name__}({m.extra_repr()})")
+        for name, m in module.named_modules()
+    }
 
 
 # --- Reading --------------------------------------------------------------------------------------------------------
@@ -315,15 +334,17 @@ class Reader:
             return {name: decode(value, known, name) for name, value in left.items()} | given
 
     def _compare(self, name: str, written: Any, value: Any) -> None:
-        """What is given in place of what is written whole has to be the same: a folder may stand elsewhere."""
+        """What is given has to be the same wherever JSON holds what it was: a folder may stand elsewhere."""
         if name == "algorithms" and isinstance(value, list):
             value = {type(a).__name__: a for a in value}
         if name == "transforms" and callable(value):
             value = [value]
         given = _encoded(tuple(value) if isinstance(value, list) else value)
-        if "missing" in _tags(written) or "missing" in _tags(given):
+        if any("missing" in _tags(v) and "held" not in v for v in (given, written)):  # or of an older fmlab
             return
-        for where, here, there in _differences(_placeless(given), _placeless(written), name):
+        given, written = (v["held"] if "held" in _tags(v) else v for v in (given, written))
+        given = _taken(_placeless(given), _placeless(written))
+        for where, here, there in _differences(given, _placeless(written), name):
             raise self.error("config.json", f"{where} = {there}, and {here} is given; give {name} as it was")
 
     def length(self, name: str) -> int:
@@ -438,12 +459,33 @@ def _differences(here: Any, there: Any, where: str = "") -> Iterator[tuple[str, 
     if isinstance(here, dict) and isinstance(there, dict) and here.keys() == there.keys():
         for key in here:
             one, other = here[key], there[key]
-            inner = where if key in ("config", "fields", "dict") else f"{where}.{key}".lstrip(".")
+            inner = where if key in ("config", "fields", "dict", "layers") else f"{where}.{key}".lstrip(".")
             if key == "dict" and [k for k, _ in one] == [k for k, _ in other]:
                 one, other = ({str(k): v for k, v in pairs} for pairs in (one, other))
             yield from _differences(one, other, inner)
+    elif _tagged(here) and _tagged(there) and len(here) == len(there):
+        for i, (one, other) in enumerate(zip(here, there, strict=True)):
+            yield from _differences(one, other, f"{where}[{i}]")
     elif json.dumps(here, sort_keys=True) != json.dumps(there, sort_keys=True):
         yield where or "it", _short(here), _short(there)
+
+
+def _tagged(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(v, dict) for v in value)
+
+
+def _taken(given: Any, written: Any) -> Any:
+    """What is given, by the name of what was saved wherever JSON does not hold that, so that only the layers of lifted
+    modules are compared there. What fmlab itself saves whole, a clip for example, was no such thing."""
+    if "missing" in _tags(written) and "missing" in _tags(given):
+        return given | {"missing": written["missing"]}
+    if "missing" in _tags(written) and _tags(given) == {"class", "fields"} and given["class"] not in CLASSES:
+        return written
+    if isinstance(given, dict) and isinstance(written, dict) and given.keys() == written.keys():
+        return {key: _taken(v, written[key]) for key, v in given.items()}
+    if isinstance(given, list) and isinstance(written, list) and len(given) == len(written):
+        return [_taken(v, w) for v, w in zip(given, written, strict=True)]
+    return given
 
 
 def _inside(value: Any) -> Iterator[dict[str, Any]]:

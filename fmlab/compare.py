@@ -81,15 +81,16 @@ def compare(
             about twice as long and prints the same digits on every machine.
         device: where to train, for example "cpu" or "cuda".
 
-    Ctrl-C ends the comparison after the round in progress; ``fm.interrupted()`` is then the study so far.
+    Ctrl-C ends the comparison after the round in progress, a second one at once; ``fm.interrupted()`` is then the
+    study so far. During a search of step sizes, before any round, there is nothing to keep, and it ends at once.
 
     Raises:
         ValueError, TypeError: before any training, naming the argument, its value, the range and the way out.
     """
     options = {k: v for k, v in locals().items() if k not in ("algorithms", "clients")}
-    with noticed() as pressed:
-        *_, last = _start(algorithms, clients, None, pressed, options)
-    return last
+    began = time.perf_counter()
+    setup = _ready(algorithms, clients, options)
+    return _finished(setup, Progress(setup), began)
 
 
 def stream(
@@ -105,7 +106,9 @@ def stream(
     it returns true, the study is yielded at this round too, for showing: later studies do not keep that evaluation.
     Where it returns "models", it is the last study with this round's models in it, which costs nothing.
     """
-    return _start(algorithms, clients, on_round, [], options)
+    began = time.perf_counter()
+    setup = _ready(algorithms, clients, options)
+    return _run(setup, Progress(setup), on_round, began)
 
 
 def resume(study: Study, rounds: int, **other: Any) -> Study:
@@ -124,27 +127,43 @@ def resume(study: Study, rounds: int, **other: Any) -> Study:
         )
     began = time.perf_counter() - study.seconds
     config = study.config
-    taken = study.rounds.tolist()
-    planned = Setup(config | {"rounds": rounds, "evaluations": max(len(taken) - 1, 1)}).evaluated
-    evaluations = (*taken, *(t for t in planned if t > done))
+    asked = study.setup.evaluated  # of which a study that was stopped has not taken the last
+    further = Setup(config | {"rounds": rounds, "evaluations": len(asked) - 1}).evaluated
+    coming = {t for t in asked if t <= rounds} | {t for t in further if t > asked[-1]} | {rounds}
+    evaluations = (*study.rounds.tolist(), *sorted(t for t in coming if t > done))
     setup = Setup(config | {"rounds": rounds, "evaluations": evaluations})
-    with noticed() as pressed:
-        *_, last = _run(setup, Progress(setup, study), None, pressed, began)
-    return last
+    return _finished(setup, Progress(setup, study), began)
 
 
-def _start(
-    algorithms: Algorithms, clients: Population, on_round: OnRound, pressed: list[bool], options: dict[str, Any]
-) -> Iterator[Study]:
-    began = time.perf_counter()
+def _ready(algorithms: Algorithms, clients: Population, options: dict[str, Any]) -> Setup:
+    """Checked, and with every step size that was left open."""
     setup = prepare(algorithms, clients, **options)
-    setup = tuned(setup) if setup.config["tune"] else recorded(setup)
-    return _run(setup, Progress(setup), on_round, pressed, began)
+    return tuned(setup) if setup.config["tune"] else recorded(setup)
+
+
+def _finished(setup: Setup, progress: Progress, began: float) -> Study:
+    """The study after all rounds. Ctrl-C raises Interrupted: after the round in progress; once more, at once."""
+    planned = setup.config["rounds"]
+
+    def stop(done: int) -> None:
+        if pressed and done < planned:
+            raise KeyboardInterrupt
+
+    try:
+        with noticed() as pressed:
+            for study in _run(setup, progress, stop, began):
+                stop(int(study.rounds[-1]))
+    except KeyboardInterrupt:
+        seconds = time.perf_counter() - began
+        raise Interrupted(lambda: progress.whole(seconds), progress.round, planned) from None
+    if pressed:  # in the last round, or while it was scored
+        raise Interrupted(lambda: study, planned, planned)
+    return study
 
 
 @torch.no_grad()
-def _run(setup: Setup, progress: Progress, on_round: OnRound, pressed: list[bool], began: float) -> Iterator[Study]:
-    """The study at every evaluation from where ``progress`` stands; ``pressed`` is not empty after Ctrl-C."""
+def _run(setup: Setup, progress: Progress, on_round: OnRound, began: float) -> Iterator[Study]:
+    """The study at every evaluation from where ``progress`` stands."""
     study: Study | None = None
     first, last = progress.round, setup.config["rounds"]
     try:
@@ -152,8 +171,6 @@ def _run(setup: Setup, progress: Progress, on_round: OnRound, pressed: list[bool
             if t > first:
                 progress.advance()
             asked = on_round(t) if on_round is not None else None
-            if pressed:
-                raise Interrupted(progress.study(time.perf_counter() - began, last=True))
             if asked == "models" and study is not None and t not in setup.evaluated:
                 yield replace(study, states=progress.states, kept=None)
             elif (asked or t in setup.evaluated) and (t > first or first == 0):

@@ -3,40 +3,59 @@
 from __future__ import annotations
 
 import signal
-import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from fmlab.study import Study
 
 
+class Left:
+    """What an interrupted comparison left: its study, which is scored when it is first asked for."""
+
+    def __init__(self, score: Callable[[], Study]) -> None:
+        self._score: Callable[[], Study] | None = score
+        self._study: Study | None = None
+
+    @property
+    def study(self) -> Study:
+        if self._score is not None:
+            self._study, self._score = self._score(), None  # what it was scored from may go
+        assert self._study is not None
+        return self._study
+
+
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C; ``study`` is the comparison up to the last round that all its methods finished."""
 
-    def __init__(self, study: Study) -> None:
-        done, planned = int(study.rounds[-1]), study.config["rounds"]
-        super().__init__(
-            f"stopped after round {done} of {planned}; nothing is lost: fm.interrupted() is the study so far, and "
-            f"fm.interrupted().resume(rounds={planned}) goes on"
-        )
-        self.study = study
+    last: ClassVar[Left | None] = None  # not the error, whose traceback would keep everything alive
+
+    def __init__(self, score: Callable[[], Study], done: int, planned: int) -> None:
+        so_far, on = f"round {done} of {planned}", f", and fm.interrupted().resume(rounds={planned}) goes on"
+        if done == planned:
+            so_far, on = f"the last of {planned} rounds", ""
+        super().__init__(f"stopped after {so_far}; nothing is lost: fm.interrupted() is the study so far{on}")
+        self._left = Interrupted.last = Left(score)
+
+    @property
+    def study(self) -> Study:
+        return self._left.study
 
 
 def interrupted() -> Study:
-    """The study that the last Ctrl-C of this session left. Raises LookupError where the last error was another one."""
-    error = getattr(sys, "last_value", None)
-    if not isinstance(error, Interrupted):
-        raise LookupError("the last error of this session is no interrupted comparison")
-    return error.study
+    """The study that the last Ctrl-C in a comparison left; it is kept until the next one. Raises LookupError where
+    there was none."""
+    if Interrupted.last is None:
+        raise LookupError("no comparison of this session was interrupted")
+    return Interrupted.last.study
 
 
 @contextmanager
 def noticed() -> Iterator[list[bool]]:
-    """A list that is empty until Ctrl-C is pressed; a second Ctrl-C ends the round too. Elsewhere than in the main
-    thread, and where somebody else handles the signal, nothing is changed."""
+    """A list that is empty until Ctrl-C is pressed; a second Ctrl-C raises KeyboardInterrupt at once. Elsewhere than in
+    the main thread, and where somebody else handles the signal, nothing is changed."""
     pressed: list[bool] = []
     ours = threading.current_thread() is threading.main_thread()
     if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:

@@ -10,23 +10,51 @@ from torch import Tensor
 
 from fmlab.adaptation import settled
 from fmlab.algorithms import Algorithm
+from fmlab.data import Tree
 from fmlab.declare import lanes, sweep_length
 from fmlab.engine import State, Store
 from fmlab.evaluation import Scores, current, evaluate, personal
 from fmlab.setup import Setup
 from fmlab.study import SERIES, Study
 
+Over = list[tuple[Tensor, Tree]]  # clients (R, C), and what they had before a round wrote over it
+
+
+class Undoable(Store):
+    """Notes what it writes over, so that a round that was broken off leaves no trace."""
+
+    over: Over
+
+    def put(self, ids: Tensor, kept: Tree) -> None:
+        self.over.append((ids, self.take(ids)))
+        super().put(ids, kept)
+
+    def undo(self, over: Over) -> None:
+        for ids, kept in reversed(over):
+            super().put(ids, kept)
+
 
 class Lane:
     """What of a method trains as one batch: all of it, or one value of a sweep of whole numbers or flags."""
 
     def __init__(self, algorithm: Algorithm, setup: Setup, state: State | None, kept: dict[str, Tensor] | None) -> None:
-        self.algorithm, self.setup, self.store = algorithm, setup, Store(kept)
+        self.algorithm, self.setup, self.store = algorithm, setup, Undoable(kept)
         self._states: Iterator[State] = setup.run(algorithm, self.store, state)
         self.state = next(self._states)
+        self._begun: tuple[State, Over] = self.state, []
 
     def advance(self) -> None:
+        over: Over = []
+        self.store.over = over
+        self._begun = self.state, over
         self.state = next(self._states)
+
+    def rewind(self, round: int) -> None:
+        """To where the last round began, if that is after ``round`` rounds; it may have been broken off anywhere."""
+        state, over = self._begun
+        if state.round == round:
+            self.store.undo(over)
+            self.state = state
 
     def scores(self) -> tuple[Scores, Tensor | None]:
         """On unseen clients, and the adaptation step sizes (R,) that they take."""
@@ -60,7 +88,8 @@ class Progress:
 
     @property
     def round(self) -> int:
-        return next(iter(self.lanes.values()))[0].state.round
+        """How many rounds all of them have finished."""
+        return min(lane.state.round for own in self.lanes.values() for lane in own)
 
     @property
     def states(self) -> dict[str, list[State]]:
@@ -71,6 +100,17 @@ class Progress:
         for side_by_side in self.lanes.values():
             for lane in side_by_side:
                 lane.advance()
+
+    @torch.no_grad()
+    def whole(self, seconds: float) -> Study:
+        """The study after the last round that all finished, of a run that was broken off and does not go on."""
+        done = self.round
+        for side_by_side in self.lanes.values():
+            for lane in side_by_side:
+                lane.rewind(done)
+        study = self.study(seconds, last=True)
+        self.setup.forget()
+        return study
 
     def keep(self, study: Study) -> None:
         """The curves of later studies go on from this one's."""

@@ -259,7 +259,8 @@ class Study:
 
     def resume(self, rounds: int, **other: Any) -> Study:
         """The study after more training, up to ``rounds`` in all: bit for bit that of an uninterrupted run. The curves
-        keep the evaluations that were taken. Also after ``save`` and ``load``.
+        keep the evaluations that were taken, and go on with those that a stopped run had still to take. Also after
+        ``save`` and ``load``.
 
         Raises ValueError where ``rounds`` are not more than were done, TypeError for any other setting.
         """

@@ -231,7 +231,9 @@ def test_what_json_does_not_hold_is_left_out_and_asked_for(tmp_path):
         fm.load(tmp_path)
     with pytest.raises(StudyError, match=r"transforms=\.\.\."):
         fm.load(tmp_path, model=lifted())
-    with pytest.raises(StudyError, match=r"held/model is float64 \(2, 1, 13\); by .* the given model.*\(2, 1, 16\)"):
+    with pytest.raises(
+        StudyError, match=r'model\.0 = "Linear\(in_features=1, out_features=4.*out_features=5.* is given'
+    ):
         fm.load(tmp_path, **given | {"model": lifted(5)})
     loaded = fm.load(tmp_path, **given | {"model": lifted()})
     same(ours, loaded)
@@ -255,6 +257,52 @@ def test_what_is_given_in_place_of_what_is_there_has_to_be_the_same(saved, study
         fm.load(saved, algorithms=[fm.FedAvg(**FINE), fm.Ditto(lam=2.0, **FINE)])
     with pytest.raises(TypeError, match=r"unknown arguments \['rounds'\]; it takes classes and algorithms"):
         fm.load(saved, rounds=2)
+
+
+def network(activation, head=None):
+    return fm.lift(nn.Sequential(nn.Linear(1, 4), activation, nn.Linear(4, 1)), head)
+
+
+def another(sent, batch):
+    return sent
+
+
+@pytest.mark.filterwarnings("ignore:the study is saved, but JSON does not hold")
+@pytest.mark.parametrize(
+    ("ours", "same", "others"),
+    [
+        ({"transforms": [halved]}, [another], [[], [fm.Clip(1.0)], [halved, halved], None]),
+        ({"transforms": [fm.Clip(1.0), halved]}, [fm.Clip(1.0), halved], [
+            [fm.Clip(2.0), halved], [fm.Clip(1.0)], [halved, fm.Clip(1.0)], [fm.Clip(1.0), fm.Clip(1.0)]]),
+        ({"transforms": [fm.Clip(1.0)]}, [fm.Clip(1.0)], [[halved], [fm.Clip(1.0), halved]]),
+        ({"model": network(nn.ReLU())}, network(nn.ReLU()), [
+            network(nn.Tanh()), network(nn.LeakyReLU()), network(nn.ReLU(), "0"), fm.MLP((1, 4, 1))]),
+        ({"model": network(nn.LeakyReLU())}, network(nn.LeakyReLU()), [network(nn.LeakyReLU(0.5))]),
+        ({"model": fm.MLP((1, 4, 1))}, fm.MLP((1, 4, 1)), [network(nn.ReLU())]),
+    ],
+)  # fmt: skip
+def test_what_stands_beside_what_json_does_not_hold_has_to_be_the_same(tmp_path, ours, same, others):
+    (name,) = ours
+    run([fm.FedAvg(**FINE)], **ours).save(tmp_path)
+    assert fm.load(tmp_path, **{name: same}).resume(rounds=3).rounds[-1] == 3
+    for other in others:
+        with pytest.raises(StudyError, match=rf"config\.json: {name}.* = .*, and .* is given; give {name} as it was"):
+            fm.load(tmp_path, **{name: other})
+
+
+def test_what_differs_is_named_and_an_older_study_without_its_layers_opens(tmp_path):
+    with pytest.warns(UserWarning, match="model"):
+        run(model=network(nn.ReLU()), transforms=[fm.Clip(1.0)]).save(tmp_path)
+    with pytest.raises(StudyError, match=r'model\.1 = "ReLU\(\)", and "Tanh\(\)" is given; give model as it was'):
+        fm.load(tmp_path, model=network(nn.Tanh()))
+    with pytest.raises(StudyError, match=r"transforms\[0\]\.norm = 1\.0, and 2\.0 is given"):
+        fm.load(tmp_path, model=network(nn.ReLU()), transforms=[fm.Clip(2.0)])
+    older = json.loads((tmp_path / "config.json").read_text())["config"]["model"]
+    del older["held"]
+    forge(tmp_path, text=lambda t: json.dumps(json.loads(t) | {"config": json.loads(t)["config"] | {"model": older}}))
+    assert fm.load(tmp_path, model=network(nn.ReLU())).rounds.tolist() == [0, 1, 2]
+    with pytest.raises(StudyError, match=r"held/model is float64 \(2, 1, 13\); by .* the given model.*\(2, 1, 16\)"):
+        fm.load(tmp_path, model=lifted(5))
 
 
 # --- What is not right ----------------------------------------------------------------------------------------------

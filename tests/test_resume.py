@@ -1,17 +1,21 @@
 """Going on: stop, save, load, Ctrl-C, and the study is that of a run that was never interrupted, bit for bit."""
 
+import gc
 import os
 import signal
 import subprocess
 import sys
 import threading
+import weakref
 from dataclasses import fields, replace
 
 import pytest
 import torch
 
 import fmlab as fm
+from fmlab import tuning
 from fmlab.interrupt import Interrupted
+from fmlab.progress import Progress, Undoable
 
 POPULATION = fm.Sines(n_clients=12, n_validation=3, n_unseen=5, test=5)
 OPTIONS = {"seeds": 2, "clients_per_round": 4, "steps": 2, "evaluations": 4, "dropout": 0.2}
@@ -128,13 +132,128 @@ def test_ctrl_c_loses_nothing(ctrl_c):
     same_end(study.resume(rounds=done + 3), whole)
 
 
-def test_the_last_interrupted_study_is_found_again(monkeypatch):
-    study = fm.compare([fm.FedAvg(lr=0.01, adapt_lr=0.01)], POPULATION, rounds=2, **OPTIONS | {"evaluations": 1})
-    monkeypatch.setattr(sys, "last_value", Interrupted(study), raising=False)
-    assert fm.interrupted() is study
-    monkeypatch.setattr(sys, "last_value", ValueError("another"), raising=False)
-    with pytest.raises(LookupError, match="no interrupted comparison"):
+KEEPING = [fm.FedPer(lr=0.01, adapt_lr=0.01), fm.Ditto(lr=0.01, adapt_lr=0.01), fm.LocalOnly(lr=0.01)]
+
+
+@pytest.fixture
+def press(monkeypatch, ctrl_c):
+    """press(owner, name, call, times): Ctrl-C so often right after that call, from 1 on, of a function of fmlab's."""
+
+    def put(owner, name, call, times=1):
+        original, called = getattr(owner, name), []
+
+        def pressing(*args, **options):
+            result = original(*args, **options)
+            called.append(name)
+            for _ in range(times if len(called) == call else 0):
+                signal.raise_signal(signal.SIGINT)
+            return result
+
+        monkeypatch.setattr(owner, name, pressing)
+
+    return put
+
+
+def stopped(says, **options):
+    with pytest.raises(Interrupted, match=says) as error:
+        fm.compare(KEEPING, POPULATION, **OPTIONS | options)
+    assert fm.interrupted() is error.value.study
+    return fm.interrupted()
+
+
+@pytest.mark.parametrize(("call", "done"), [(2, 0), (13, 4), (14, 4), (15, 4)])
+def test_a_second_ctrl_c_stops_within_the_round_and_keeps_those_before(press, call, done):
+    """Pressed when the 1st, 2nd or 3rd method's clients have kept the models of the next round."""
+    whole = fm.compare(KEEPING, POPULATION, rounds=7, **OPTIONS)
+    press(Undoable, "put", call, times=2)
+    study = stopped(f"stopped after round {done} of 7", rounds=7)
+    if done:
+        same_end(study, fm.compare(KEEPING, POPULATION, rounds=done, **OPTIONS))
+    press(Undoable, "put", 2, times=2)
+    with pytest.raises(Interrupted, match=f"stopped after round {done} of 7"):
+        study.resume(rounds=7)
+    for part in (study, fm.interrupted()):
+        assert part.rounds.tolist()[-1] == done
+        same_end(part.resume(rounds=7), whole)
+
+
+def test_a_third_ctrl_c_while_the_study_is_scored_loses_nothing(press):
+    press(Undoable, "put", 14, times=2)
+    with pytest.raises(Interrupted) as error:
+        fm.compare(KEEPING, POPULATION, rounds=7, **OPTIONS)
+    press(Progress, "study", 1)
+    with pytest.raises(KeyboardInterrupt):
         fm.interrupted()
+    same_end(error.value.study, fm.compare(KEEPING, POPULATION, rounds=4, **OPTIONS))
+
+
+@pytest.mark.parametrize(("owner", "call", "times"), [(Undoable, 13, 1), (Progress, 5, 1), (Progress, 5, 2)])
+def test_ctrl_c_in_the_last_round_or_its_scoring_is_neither_lost_nor_told_to_go_on(press, owner, call, times):
+    press(owner, {Undoable: "put", Progress: "study"}[owner], call, times)
+    study = stopped(r"after the last of 5 rounds; nothing is lost: fm\.interrupted\(\) is the study so far$", rounds=5)
+    same_end(study, fm.compare(KEEPING, POPULATION, rounds=5, **OPTIONS))
+    assert study.rounds.tolist() == study.setup.evaluated
+
+
+def test_ctrl_c_while_an_evaluation_is_scored_stops_before_the_next_round(press):
+    press(Progress, "study", 3)
+    assert stopped("stopped after round 4 of 8", rounds=8).rounds.tolist() == [0, 2, 4]
+
+
+def test_ctrl_c_ends_a_search_of_step_sizes_at_once(press, monkeypatch):
+    validated = []
+    monkeypatch.setattr(
+        tuning, "rank", lambda loss, useless, rank=tuning.rank: validated.append(1) or rank(loss, useless)
+    )
+    press(tuning, "rank", 2)
+    with pytest.raises(KeyboardInterrupt) as error:
+        fm.compare([fm.FedAvg()], POPULATION, rounds=2, tune=True, **OPTIONS)
+    assert not isinstance(error.value, Interrupted)
+    assert len(validated) == 2
+
+
+def test_a_script_has_the_study_and_a_stopped_one_goes_when_the_next_comes(press, monkeypatch):
+    monkeypatch.setattr(Interrupted, "last", None)
+    monkeypatch.delattr(sys, "last_value", raising=False)
+    with pytest.raises(LookupError, match="no comparison of this session was interrupted"):
+        fm.interrupted()
+    for rounds in (7, 9):
+        press(Undoable, "put", 4)
+        try:
+            fm.compare(KEEPING, POPULATION, rounds=rounds, **OPTIONS)
+        except KeyboardInterrupt:
+            assert fm.interrupted().config["rounds"] == rounds
+        if rounds == 7:
+            first = weakref.ref(fm.interrupted())
+    gc.collect()
+    assert first() is None
+    assert fm.interrupted().rounds.tolist() == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("evaluations", "rounds", "further"),
+    [
+        (10, 100, [10, 20, 30, 40, 50, 60, 70, 80, 90, 100]),
+        (10, 55, [10, 20, 30, 40, 50, 55]),
+        (10, 200, [10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 120, 140, 160, 180, 200]),
+        ([0, 2, 99, 100], 100, [99, 100]),
+        ([0, 2, 99, 100], 99, [99]),
+        ([0, 2, 99, 100], 150, [99, 100, 150]),
+    ],
+)
+def test_a_stopped_study_goes_on_with_the_evaluations_that_were_asked_for(press, evaluations, rounds, further):
+    methods = [fm.LocalOnly(lr=0.01)]
+    press(Undoable, "put", 3)
+    with pytest.raises(Interrupted) as error:
+        fm.compare(methods, POPULATION, rounds=100, **OPTIONS | {"evaluations": evaluations})
+    before = error.value.study.rounds.tolist()
+    assert before == ([0, 3] if evaluations == 10 else [0, 2, 3])
+    study = error.value.study.resume(rounds=rounds)
+    assert study.rounds.tolist() == before + further
+    if rounds == 100:
+        whole = fm.compare(methods, POPULATION, rounds=100, **OPTIONS | {"evaluations": evaluations})
+        places = [before.index(t) if t in before else len(before) + further.index(t) for t in whole.rounds.tolist()]
+        assert torch.equal(study.learning["LocalOnly"][:, places], whole.learning["LocalOnly"])
 
 
 @pytest.mark.skipif(os.name == "nt", reason="os.kill does not send Ctrl-C on Windows")
