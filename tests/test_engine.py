@@ -115,24 +115,22 @@ def test_padding_changes_nothing(train, go, algorithm):
 
 
 def test_a_client_alone_is_itself_in_company_with_minibatches(train, algorithm):
-    """What it sends and keeps: on real nodes, where a node has one client, the same run comes out."""
+    """What it sends and keeps, in every exchange of a round, after two rounds in which clients came to keep their own:
+    on real nodes, where a node has one client, the same run comes out."""
     a = small_batches(algorithm)
-    _, setup = train(a, POPULATION, 0)
-    f, everybody = a.objective(setup.objective), setup.training
-    held, kept = a.start(f, setup.start[:, None])
+    state, setup = train(a, POPULATION, 2, per_round=5)
+    f, everybody, store = a.objective(setup.objective), setup.training, Store(state.kept)
 
-    def half_round(places):
+    def half_round(places, phase):
         support, query, _ = everybody.take(places)
-        store = Store()
-        store.fill(kept, 7)
-        batch = Batch(support, query, (0,), 5, places)
-        return work(a, f, held, store.take(places), batch)
+        return work(a, f, state.held, store.take(places), Batch(support, query, (0,), 5, places, phase))
 
-    together = half_round(torch.tensor([[4, 0, 6, 2]]))
-    for at, client in enumerate((4, 0, 6, 2)):
-        for alone, all_ in zip(half_round(torch.tensor([[client]])), together, strict=True):
-            for name, t in alone.items():
-                assert_close(t[:, 0], all_[name][:, at], rtol=1e-12, atol=1e-14)
+    for phase in range(a.phases(f)):
+        together = half_round(torch.tensor([[4, 0, 6, 2]]), phase)
+        for at, client in enumerate((4, 0, 6, 2)):
+            for alone, all_ in zip(half_round(torch.tensor([[client]]), phase), together, strict=True):
+                for name, t in alone.items():
+                    assert_close(t[:, 0], all_[name][:, at], rtol=1e-12, atol=1e-14)
 
 
 def test_scoring_every_round_changes_no_bit(train, algorithm):

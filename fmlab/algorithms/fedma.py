@@ -6,9 +6,9 @@ exchange for every layer l = 0, 1, ...:
     server        w_l = mean of the units matched to each place, by BBP-MAP; last layer: the mean (paper: by class)
 
 BBP-MAP decides places only: the mean is the plain weighted one, so permuted copies of a network average to it. Units
-without a match are added up to ``growth`` times the width; empty places are zeros, inert, and count as bytes. A client
-finds its units in w_l itself, at the nearest places: no assignment is sent, but it may differ from the server's where
-two are about as near. It starts a round from all of w, the authors' from as many units as it had. Unseen: fine-tuning.
+without a match are added up to ``growth`` times the width; empty places are zeros. A client finds its units in w_l
+itself, at the nearest places, which may not be the server's where two are about as near. It starts a round from all of
+w, the authors' from as many units as it had, and sends weights, no change: clipping spoils them. Unseen: fine-tuning.
 """
 
 from __future__ import annotations

@@ -26,8 +26,6 @@ from flwr.app import Array, ArrayRecord, RecordDict
 from fmlab import npy
 from fmlab.data import Tree
 
-Kept = dict[int, Tree]  # of one client, by version
-
 
 def record(tree: Tree) -> ArrayRecord:
     return ArrayRecord({name: Array(t.detach().cpu().contiguous().numpy()) for name, t in tree.items()})
