@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field, fields, replace
 from functools import cached_property
+from operator import index
 from types import MappingProxyType
 from typing import Any
 
@@ -210,6 +211,8 @@ def prepare(algorithms: Iterable[Algorithm] | Mapping[str, Algorithm], clients: 
             f"clients = {clients!r}: a population cannot be swept ({', '.join(swept)}); run one study for each value"
         )
     _check_model(config["model"])
+    for name in ("rounds", "clients_per_round", "steps", "evaluations"):
+        config[name] = _as_int(config[name])
     config["evaluations"] = _evaluations(config["evaluations"], config["rounds"])
     if config["clients_per_round"] is None:
         config["clients_per_round"] = min(USUAL, clients.n_clients)
@@ -261,6 +264,14 @@ def _served(algorithms: dict[str, Algorithm], server: Any) -> dict[str, Algorith
     return {name: replace(a, **changed) if has[name] else a for name, a in algorithms.items()}
 
 
+def _as_int(value: Any) -> Any:
+    """A whole number of any kind, NumPy's too, as int; all else as it is."""
+    try:
+        return value if isinstance(value, bool) else index(value)
+    except TypeError:
+        return value
+
+
 def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
@@ -269,7 +280,7 @@ def _evaluations(value: Any, rounds: Any) -> Any:
     """A number, or the rounds themselves: from 0 to the last, in order."""
     if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
         return value
-    asked = tuple(value)
+    asked = tuple(map(_as_int, value))
     rising = all(type(t) is int for t in asked) and list(asked) == sorted(set(asked))
     if not rising or asked[:1] != (0,) or asked[-1] != rounds:
         raise ValueError(
@@ -312,10 +323,16 @@ def check_mean(config: Mapping[str, Any]) -> None:
     poisson = config["sampling"] == "poisson"
     for name, a in config["algorithms"].items() if mean is not None or central or poisson else ():
         if not a.averages:
-            what = (
-                f"mean = {mean!r}" if mean is not None else "Noise by the server" if central else "sampling = 'poisson'"
+            if mean is not None:
+                what, way = f"mean = {mean!r}", "give mean = None"
+            elif central:
+                what, way = "Noise by the server", "give fm.Noise(std) by the client"
+            else:
+                what, way = "sampling = 'poisson'", "give sampling = 'fixed'"
+            raise ValueError(
+                f"{what} does not go with {name} = {a!r}, whose server matches messages before their mean; {way}, or "
+                f"leave {name} out"
             )
-            raise ValueError(f"{what} does not go with {name} = {a!r}, whose server matches messages before their mean")
 
 
 def _check_model(model: Any) -> None:
@@ -326,14 +343,16 @@ def _check_model(model: Any) -> None:
 
 
 def _device(device: Any) -> str:
-    """Its name, of a device that is there."""
+    """Its name, of a device that is there and holds numbers, which "meta" does not."""
     try:
-        torch.empty(0, device=device)
+        there = torch.device(device)
+        torch.zeros(1, device=there).item()
     except (RuntimeError, TypeError, AssertionError) as problem:  # torch raises an AssertionError without CUDA
+        said = str(problem).partition("\n")[0]
         raise ValueError(
-            f'device = {device!r} is not a device of this machine; give "cpu" or, with a GPU, "cuda": {problem}'
+            f'device = {device!r} is not a device of this machine; give "cpu" or, with a GPU, "cuda": {said}'
         ) from problem
-    return str(device)
+    return str(there)
 
 
 def _named(algorithms: Iterable[Algorithm] | Mapping[str, Algorithm]) -> dict[str, Algorithm]:
@@ -359,6 +378,7 @@ def _named(algorithms: Iterable[Algorithm] | Mapping[str, Algorithm]) -> dict[st
 
 
 def _seeds(seeds: Any) -> tuple[int, ...]:
+    seeds = _as_int(seeds)
     whole = isinstance(seeds, int) and not isinstance(seeds, bool)
     if not whole and (isinstance(seeds, (str, bytes)) or not isinstance(seeds, Sequence)):
         raise TypeError(f"seeds = {seeds!r} is neither a number of seeds nor a list of whole numbers")
@@ -366,9 +386,10 @@ def _seeds(seeds: Any) -> tuple[int, ...]:
         raise ValueError(f"seeds: {number} is outside [1, {MOST_SEEDS}]; give fewer runs, 3 or 10 show the spread")
     if whole:
         seeds = range(seeds)
-    if not seeds or len(set(seeds)) < len(seeds) or not all(type(s) is int for s in seeds):
+    asked = tuple(map(_as_int, seeds))
+    if not asked or len(set(asked)) < len(asked) or not all(type(s) is int for s in asked):
         raise ValueError(f"seeds = {seeds!r} needs one or more different whole numbers, for example 3 or [0, 1, 2]")
-    return tuple(seeds)
+    return asked
 
 
 def _check_clients(split: str, clients: Any, population: Population) -> None:

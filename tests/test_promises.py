@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -136,9 +137,15 @@ UNFUSED = "ignore:There is a performance drop.*_scaled_dot_product_flash_attenti
         ({"model": nn.Linear(1, 1)}, r"lift it: model=fm\.lift\(module\)"),
         ({"model": fm.MLP}, "is no model"),
         ({"model": "MLP"}, "model = 'MLP' is no model"),
+        (
+            {"algorithms": [fm.FedRep()], "clients": fm.Quadratics(**SMALL)},
+            "FedRep.* cannot train .*no head to tell from a body; take clients whose model is a network",
+        ),
         ({"model": fm.MLP((3, 4)), "clients": fm.Quadratics(**SMALL)}, "does not fit"),
         ({"clients": fm.Sines(heterogeneity=fm.sweep(0.0, 1.0))}, r"cannot be swept \(heterogeneity\); run one study"),
         ({"device": "gpu"}, "device = 'gpu' is not a device of this machine"),
+        ({"device": None}, 'device = None is not a device of this machine; give "cpu"'),
+        ({"device": "meta"}, "device = 'meta' is not a device of this machine; give \"cpu\""),
         ({"device": "cuda:99"}, "device = 'cuda:99' is not a device of this machine"),
         ({"algorithms": "FedAvg"}, r"algorithms = 'FedAvg' is no list of algorithms.*\[fm\.FedAvg\(\)\]"),
         ({"algorithms": fm.FedAvg}, "is no list of algorithms"),
@@ -269,3 +276,13 @@ class Writes(fm.FedAvg):
 def test_an_algorithm_that_writes_into_its_clients_examples_is_refused(where):
     with pytest.raises(ValueError, match=rf"Writes\.{where} .*writes into its clients' examples, which all .* copy"):
         fm.compare([Writes(lr=0.02, adapt_lr=0.02, where=where), *METHODS], SINES, **SHORT)
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers():
+    given = {"rounds": np.int64(4), "steps": np.int32(2), "clients_per_round": np.uint8(3)}
+    config = prepare(METHODS, SINES, **given, seeds=list(np.arange(2)), evaluations=[np.int64(0), 4]).config
+    assert [config[name] for name in (*given, "seeds", "evaluations")] == [4, 2, 3, (0, 1), (0, 4)]
+    assert all(type(value) is int for value in (*(config[name] for name in given), *config["seeds"]))
+    for wrong in (True, np.True_, 2.0):
+        with pytest.raises(ValueError, match=f"rounds = .*{wrong}.* is not a whole number >= 1"):
+            prepare(METHODS, SINES, rounds=wrong)

@@ -247,3 +247,10 @@ def test_bad_input_is_said(make, message):
 def test_a_class_in_place_of_a_transform_is_said():
     with pytest.raises(TypeError, match="is not a function"):
         compare([fm.Clip])
+
+
+def test_noise_by_the_server_and_a_method_that_matches_first_are_told_how_to_part():
+    with pytest.raises(
+        ValueError, match=r"does not go with FedMA.*; give fm.Noise\(std\) by the client, or leave FedMA"
+    ):
+        compare([fm.Noise(0.1, by="server")], METHODS[2:])
