@@ -99,7 +99,10 @@ class Objective(ABC):
     @property
     def head(self) -> Tensor:
         """bool (P,): which parameters are the last layer's; the others are the body. ValueError without layers."""
-        raise ValueError(f"{type(self).__name__} has a model without layers, so there is no head to tell from a body")
+        raise ValueError(
+            f"{type(self).__name__} has a model without layers, so there is no head to tell from a body; take clients "
+            "whose model is a network, or leave this method out"
+        )
 
     @property
     def chain(self) -> Chain:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
+from operator import index
 from types import MappingProxyType
 from typing import Any
 
@@ -13,9 +14,10 @@ import torch
 from torch import Tensor
 
 from fmlab.algorithms import Algorithm
-from fmlab.data import Batch, Clients, Examples, stack
+from fmlab.contract import Contract, changed
+from fmlab.data import Batch, Clients, Examples, Tree, stack
 from fmlab.declare import pick, spread, step_sizes, sweep_length, sweeps
-from fmlab.engine import Sampler, State, Store, rounds, work
+from fmlab.engine import Sampler, State, Store, Transform, rounds, tile
 from fmlab.means import Mean
 from fmlab.memory import check_memory
 from fmlab.models import Lifted
@@ -47,6 +49,7 @@ DEFAULTS: dict[str, Any] = {
 
 USUAL = 25  # clients a round, where nothing is said
 MOST_SEEDS = 10_000
+_KEPT_PROMISES: set[type[Algorithm]] = set()  # methods of fmlab/algorithms that were tried: a slider's move asks often
 MISFITS = (RuntimeError, IndexError, TypeError, ValueError, AssertionError)  # what a forward pass may raise
 
 
@@ -137,7 +140,7 @@ class Setup:
             seeds=self.config["seeds"],
             per_round=self.config["clients_per_round"],
             weights=self.config["weights"],
-            transforms=self.config["transforms"],
+            transforms=self._transforms,
             mean=self.config["mean"],
             dropout=self.config["dropout"],
             sampling=self.config["sampling"],
@@ -145,6 +148,11 @@ class Setup:
             store=store,
             state=state,
         )
+
+    @property
+    def _transforms(self) -> list[Transform]:
+        """A function is asked in every round for what ``_check_round`` asks of it; what is declared keeps its word."""
+        return [t if isinstance(t, Transformation) else partial(changed, t) for t in self.config["transforms"]]
 
     def forget(self) -> None:
         """Give the closed form's memory back; a study may be kept for long, and makes anew what it needs again."""
@@ -210,6 +218,8 @@ def prepare(algorithms: Iterable[Algorithm] | Mapping[str, Algorithm], clients: 
             f"clients = {clients!r}: a population cannot be swept ({', '.join(swept)}); run one study for each value"
         )
     _check_model(config["model"])
+    for name in ("rounds", "clients_per_round", "steps", "evaluations"):
+        config[name] = _as_int(config[name])
     config["evaluations"] = _evaluations(config["evaluations"], config["rounds"])
     if config["clients_per_round"] is None:
         config["clients_per_round"] = min(USUAL, clients.n_clients)
@@ -261,6 +271,14 @@ def _served(algorithms: dict[str, Algorithm], server: Any) -> dict[str, Algorith
     return {name: replace(a, **changed) if has[name] else a for name, a in algorithms.items()}
 
 
+def _as_int(value: Any) -> Any:
+    """A whole number of any kind, NumPy's too, as int; all else as it is."""
+    try:
+        return value if isinstance(value, bool) else index(value)
+    except TypeError:
+        return value
+
+
 def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
@@ -269,7 +287,7 @@ def _evaluations(value: Any, rounds: Any) -> Any:
     """A number, or the rounds themselves: from 0 to the last, in order."""
     if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
         return value
-    asked = tuple(value)
+    asked = tuple(map(_as_int, value))
     rising = all(type(t) is int for t in asked) and list(asked) == sorted(set(asked))
     if not rising or asked[:1] != (0,) or asked[-1] != rounds:
         raise ValueError(
@@ -282,6 +300,8 @@ def _evaluations(value: Any, rounds: Any) -> Any:
 def _transforms(value: Any) -> tuple[Any, ...]:
     given = (value,) if callable(value) else tuple(value) if isinstance(value, Sequence) else (value,)
     for t in given:
+        if isinstance(t, Mean):
+            raise ValueError(f"transforms holds {t!r}, which the server makes of all messages; give it as mean={t!r}")
         if not callable(t) or isinstance(t, type):
             raise TypeError(f"transforms holds {t!r}, which is not a function; give a list of functions")
         if isinstance(t, Transformation) and (swept := sweeps(t)):
@@ -312,10 +332,16 @@ def check_mean(config: Mapping[str, Any]) -> None:
     poisson = config["sampling"] == "poisson"
     for name, a in config["algorithms"].items() if mean is not None or central or poisson else ():
         if not a.averages:
-            what = (
-                f"mean = {mean!r}" if mean is not None else "Noise by the server" if central else "sampling = 'poisson'"
+            if mean is not None:
+                what, way = f"mean = {mean!r}", "give mean = None"
+            elif central:
+                what, way = "Noise by the server", "give fm.Noise(std) by the client"
+            else:
+                what, way = "sampling = 'poisson'", "give sampling = 'fixed'"
+            raise ValueError(
+                f"{what} does not go with {name} = {a!r}, whose server matches messages before their mean; {way}, or "
+                f"leave {name} out"
             )
-            raise ValueError(f"{what} does not go with {name} = {a!r}, whose server matches messages before their mean")
 
 
 def _check_model(model: Any) -> None:
@@ -326,14 +352,16 @@ def _check_model(model: Any) -> None:
 
 
 def _device(device: Any) -> str:
-    """Its name, of a device that is there."""
+    """Its name, of a device that is there and holds numbers, which "meta" does not."""
     try:
-        torch.empty(0, device=device)
+        there = torch.device(device)
+        torch.zeros(1, device=there).item()
     except (RuntimeError, TypeError, AssertionError) as problem:  # torch raises an AssertionError without CUDA
+        said = str(problem).partition("\n")[0]
         raise ValueError(
-            f'device = {device!r} is not a device of this machine; give "cpu" or, with a GPU, "cuda": {problem}'
+            f'device = {device!r} is not a device of this machine; give "cpu" or, with a GPU, "cuda": {said}'
         ) from problem
-    return str(device)
+    return str(there)
 
 
 def _named(algorithms: Iterable[Algorithm] | Mapping[str, Algorithm]) -> dict[str, Algorithm]:
@@ -359,6 +387,7 @@ def _named(algorithms: Iterable[Algorithm] | Mapping[str, Algorithm]) -> dict[st
 
 
 def _seeds(seeds: Any) -> tuple[int, ...]:
+    seeds = _as_int(seeds)
     whole = isinstance(seeds, int) and not isinstance(seeds, bool)
     if not whole and (isinstance(seeds, (str, bytes)) or not isinstance(seeds, Sequence)):
         raise TypeError(f"seeds = {seeds!r} is neither a number of seeds nor a list of whole numbers")
@@ -366,9 +395,10 @@ def _seeds(seeds: Any) -> tuple[int, ...]:
         raise ValueError(f"seeds: {number} is outside [1, {MOST_SEEDS}]; give fewer runs, 3 or 10 show the spread")
     if whole:
         seeds = range(seeds)
-    if not seeds or len(set(seeds)) < len(seeds) or not all(type(s) is int for s in seeds):
+    asked = tuple(map(_as_int, seeds))
+    if not asked or len(set(asked)) < len(asked) or not all(type(s) is int for s in asked):
         raise ValueError(f"seeds = {seeds!r} needs one or more different whole numbers, for example 3 or [0, 1, 2]")
-    return tuple(seeds)
+    return asked
 
 
 def _check_clients(split: str, clients: Any, population: Population) -> None:
@@ -416,9 +446,9 @@ def _check_examples(where: str, e: Examples, clients: Clients) -> None:
         raise ValueError(f"y of the {where} holds NaN or infinite numbers; clean the data first")
 
 
-def _first(setup: Setup) -> Tensor:
-    """The place of each seed's first client (S, 1)."""
-    return torch.zeros(len(setup.config["seeds"]), 1, dtype=torch.int64, device=setup.config["device"])
+def _first(setup: Setup, n: int = 1) -> Tensor:
+    """The places of each seed's first n clients (S, n)."""
+    return torch.arange(n, device=setup.config["device"]).expand(len(setup.config["seeds"]), -1)
 
 
 def _check_fit(setup: Setup) -> None:
@@ -434,35 +464,50 @@ def _check_fit(setup: Setup) -> None:
 
 @torch.no_grad()
 def _check_round(name: str, algorithm: Algorithm, setup: Setup) -> None:
-    """One client's half of a round, with any step size: the method fits the model, and every transform what is sent."""
+    """A round of two clients in two runs, with any step size: the method fits the model, and every transform what is
+    sent. A method of one's own is held to all that it promises, those of fmlab/algorithms once a process."""
     a = pick(algorithm, 0)
-    a = replace(a, **{f: 1e-3 for f in step_sizes(a) if getattr(a, f) is None})
+    a = replace(a, **{f: 1e-3 for f in step_sizes(a) if not isinstance(getattr(a, f), (int, float))})
+    cannot = f"{name} = {algorithm!r} cannot train {setup.model!r}"
+    new, transforms = type(a) not in _KEPT_PROMISES, setup.config["transforms"]
+    lifted = isinstance(setup.model, Lifted)  # its derivatives are tried too
+    few = 2 if new or transforms else 1  # two, so that none is taken for all
+    values, clients = min(few, sweep_length(algorithm)), min(few, setup.training.number)
+    fresh = setup.start[:few].repeat(values, 1)[:, None]
     try:
         f = a.objective(setup.objective)
-        held, kept = a.start(f, setup.start[:1, None])
+        begun = a.start(f, fresh)
     except ValueError as problem:
-        raise ValueError(f"{name} = {algorithm!r} cannot train {setup.model!r}: {problem}") from problem
-    lifted = isinstance(setup.model, Lifted)  # its derivatives are tried too
-    if not setup.config["transforms"] and not lifted:
+        raise ValueError(f"{cannot}: {problem}") from problem
+    contract = Contract(f"{name} = {algorithm!r}", a, f)
+    held, kept = contract.start(begun, len(fresh))
+    if not (transforms or lifted or new):
         return
-    first = _first(setup)
-    support, query, _ = (e.map(lambda t: t[:1]) for e in setup.training.take(first))
-    batch = Batch(support, query, setup.config["seeds"][:1], ids=setup.training.called(first)[:1])
-    try:
-        sent, _ = work(a, f, held, kept, batch)
-    except RuntimeError as problem:
-        if not lifted:
-            raise
-        raise ValueError(
-            f"{name} = {algorithm!r} cannot train {setup.model!r}, which lacks a derivative: {problem}; for attention "
-            "of your own write softmax(q @ k.mT / d**0.5) @ v, or take nn.MultiheadAttention"
-        ) from problem
-    for transform in setup.config["transforms"] if sent else ():
-        after = transform(sent, batch)
-        shapes, wanted = ({k: tuple(t.shape) for k, t in tree.items()} for tree in (after, sent))
-        if shapes != wanted:
+    who = _first(setup, clients)
+    support, query, both = (tile(e.map(lambda t: t[:few]), values) for e in setup.training.take(who))
+    batch = Batch(support, query, setup.config["seeds"][:few], ids=setup.training.called(who)[:few], joined=both)
+    kept = _wide(kept, clients)
+    for phase in range(a.phases(f) if new or transforms else 1):
+        now = replace(batch, phase=phase)
+        try:
+            sent, kept = contract.local(_wide(held, clients), kept, now)
+        except ValueError as problem:
+            if not lifted or not isinstance(cause := problem.__cause__, RuntimeError):
+                raise
             raise ValueError(
-                f"the transform {transform!r} makes {shapes} of {name}'s message {wanted}; "
-                "return the same names and shapes"
-            )
-        sent = after
+                f"{cannot}, which lacks a derivative: {cause}; for attention of your own write "
+                "softmax(q @ k.mT / d**0.5) @ v, or take nn.MultiheadAttention"
+            ) from cause
+        for transform in transforms if sent else ():
+            sent = changed(transform, sent, now, f"{name}'s message")
+        if new and sent:
+            held = contract.serve(held, sent)
+    if new:
+        contract.adapt(_wide(held, clients), kept, batch)
+    if type(a).__module__.startswith("fmlab.algorithms."):
+        _KEPT_PROMISES.add(type(a))
+
+
+def _wide(tree: Tree, clients: int) -> Tree:
+    """The same at so many clients, (R, 1, .) -> (R, C, .)."""
+    return {name: t.expand(-1, clients, -1) for name, t in tree.items()}

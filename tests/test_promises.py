@@ -2,14 +2,18 @@
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
 import fmlab as fm
+import fmlab.setup
 from fmlab import memory
+from fmlab.algorithms import Algorithm
 from fmlab.data import Examples, examples
+from fmlab.optimisers import SGD, Optimiser
 from fmlab.setup import prepare
 
 SMALL = {"n_clients": 6, "n_validation": 3, "n_unseen": 4}
@@ -136,9 +140,15 @@ UNFUSED = "ignore:There is a performance drop.*_scaled_dot_product_flash_attenti
         ({"model": nn.Linear(1, 1)}, r"lift it: model=fm\.lift\(module\)"),
         ({"model": fm.MLP}, "is no model"),
         ({"model": "MLP"}, "model = 'MLP' is no model"),
+        (
+            {"algorithms": [fm.FedRep()], "clients": fm.Quadratics(**SMALL)},
+            "FedRep.* cannot train .*no head to tell from a body; take clients whose model is a network",
+        ),
         ({"model": fm.MLP((3, 4)), "clients": fm.Quadratics(**SMALL)}, "does not fit"),
         ({"clients": fm.Sines(heterogeneity=fm.sweep(0.0, 1.0))}, r"cannot be swept \(heterogeneity\); run one study"),
         ({"device": "gpu"}, "device = 'gpu' is not a device of this machine"),
+        ({"device": None}, 'device = None is not a device of this machine; give "cpu"'),
+        ({"device": "meta"}, "device = 'meta' is not a device of this machine; give \"cpu\""),
         ({"device": "cuda:99"}, "device = 'cuda:99' is not a device of this machine"),
         ({"algorithms": "FedAvg"}, r"algorithms = 'FedAvg' is no list of algorithms.*\[fm\.FedAvg\(\)\]"),
         ({"algorithms": fm.FedAvg}, "is no list of algorithms"),
@@ -269,3 +279,84 @@ class Writes(fm.FedAvg):
 def test_an_algorithm_that_writes_into_its_clients_examples_is_refused(where):
     with pytest.raises(ValueError, match=rf"Writes\.{where} .*writes into its clients' examples, which all .* copy"):
         fm.compare([Writes(lr=0.02, adapt_lr=0.02, where=where), *METHODS], SINES, **SHORT)
+
+
+@dataclass(frozen=True)
+class Halfway(Algorithm):
+    """As the README's: clients send half of their change and keep the rest."""
+
+    lr: float = 0.01
+    server: Optimiser = SGD()
+
+    def start(self, f, w):
+        return {"model": w}, {"rest": torch.zeros_like(w)}
+
+    def local(self, f, held, kept, batch):
+        change = held["model"] - f.descend(held["model"], batch.both, self.lr, 2) + kept["rest"]
+        return {"model": change / 2}, {"rest": change / 2}
+
+    def adapt(self, f, held, support, steps):
+        return f.path(held["model"], support, self.lr, steps)
+
+    def evaluations(self):
+        return 2
+
+
+def local(change):
+    """``local`` with another answer than (sent, kept)."""
+    return {"local": lambda self, *given: change(*Halfway.local(self, *given))}
+
+
+def adapt(change):
+    return {"adapt": lambda self, *given: change(Halfway.adapt(self, *given))}
+
+
+@pytest.mark.parametrize(
+    ("methods", "message"),
+    [
+        (local(lambda sent, kept: (sent, {"other": kept["rest"]})), "local keeps {'other'.*, start {'rest'"),
+        (local(lambda sent, kept: (sent, {})), "local keeps {}, start {'rest'"),
+        (local(lambda sent, kept: ({"modle": sent["model"]}, kept)), r"sends, \['modle'\], .* learned, \['model'\]"),
+        (local(lambda sent, kept: (sent["model"], kept)), r"local returns \('Tensor', .*two dicts of tensors"),
+        (local(lambda sent, kept: sent), "local returns {'model'.*two dicts of tensors"),
+        (local(lambda sent, kept: ({"model": sent["model"][:, :1]}, kept)), r"\(2, 1, \d+\) .*, not \(2, 2\)"),
+        (local(lambda sent, kept: ({"model": sent["model"][..., :1]}, kept)), r"\(2, 1, 1\) .*, not {'model'"),
+        (local(lambda sent, kept: ({"model": sent["model"].float()}, kept)), r"float32 .*, not {'model'"),
+        ({"local": lambda self, f, held, kept, batch: kept["own"]}, "local fails: KeyError: 'own'; .* kept .'rest'"),
+        ({"start": lambda self, f, w: {"model": w}}, "start returns {'model'.*two dicts of tensors"),
+        ({"start": lambda self, f, w: ({"w": w}, {})}, r"start holds \['w'\] and not \['model'\] of learned"),
+        ({"start": lambda self, f, w: ({"model": w[:, 0]}, {})}, r"start gives 'model' as \(2, \d+\)"),
+        ({"absorb": lambda self, held, mean, share: {}}, "absorb makes {} of {'model'"),
+        ({"combine": lambda self, f, held, sent, weight: None}, "combine fails: TypeError"),
+        (adapt(lambda models: None), "adapt fails: TypeError.*steps \\+ 1 in all"),
+        (adapt(lambda models: list(models)[:1]), "adapt gives 1 models for steps = 2; .*steps \\+ 1 in all"),
+        (adapt(lambda models: [*models, *models, torch.zeros(1)]), "adapt gives 4 or more models"),
+        (adapt(lambda models: (u[:, :1] for u in models)), "adapt fails|adapt gives"),
+        ({"personal": lambda self, f, held, kept: kept["rest"][:, :1]}, "personal gives .*, not"),
+        ({"evaluations": lambda self: None}, "evaluations fails: TypeError"),
+    ],
+)
+def test_a_new_method_that_breaks_its_promise_is_named_before_a_round(methods, message):
+    prepare([Halfway()], SINES, **SHORT)
+    broken = type("Broken", (Halfway,), methods)
+    with pytest.raises(ValueError, match=rf"(?s)^Broken = .*Broken\(.*{message}.*base\.py"):
+        prepare([broken()], SINES, **SHORT)
+
+
+def test_methods_of_the_package_are_tried_once_a_process(monkeypatch):
+    tried, before = [], fm.FedAvg.local
+    monkeypatch.setattr(fm.FedAvg, "local", lambda *given: tried.append(1) or before(*given))
+    monkeypatch.setattr(fmlab.setup, "_KEPT_PROMISES", set())
+    for _ in range(3):
+        prepare(METHODS, SINES, **SHORT)
+    assert len(tried) == 1
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers():
+    given = {"rounds": np.int64(4), "steps": np.int32(2), "clients_per_round": np.uint8(3)}
+    config = prepare(METHODS, SINES, **given, seeds=list(np.arange(2)), evaluations=[np.int64(0), 4]).config
+    assert [config[name] for name in (*given, "seeds", "evaluations")] == [4, 2, 3, (0, 1), (0, 4)]
+    assert all(type(value) is int for value in (*(config[name] for name in given), *config["seeds"]))
+    for wrong in (True, np.True_, 2.0):
+        with pytest.raises(ValueError, match=f"rounds = .*{wrong}.* is not a whole number >= 1"):
+            prepare(METHODS, SINES, rounds=wrong)

@@ -247,3 +247,58 @@ def test_bad_input_is_said(make, message):
 def test_a_class_in_place_of_a_transform_is_said():
     with pytest.raises(TypeError, match="is not a function"):
         compare([fm.Clip])
+
+
+def named(change):
+    """A transform that changes every entry by itself."""
+    return lambda sent, batch: {name: change(t) for name, t in sent.items()}
+
+
+BROKEN = {
+    "the first client's": (named(lambda t: t[:, :1]), r"\(2, 1, \d+\)"),
+    "the clients' mean": (named(lambda t: t.mean(1, keepdim=True)), r"\(2, 1, \d+\)"),
+    "the runs' mean": (named(lambda t: t.mean(0, keepdim=True)), r"\(1, 2, \d+\)"),
+    "float64": (named(lambda t: t.double()), "float64"),
+    "numpy": (named(lambda t: t.numpy()), "ndarray"),
+    "nothing": (lambda sent, batch: None, "makes NoneType"),
+    "a tensor": (lambda sent, batch: sent["model"], "makes Tensor"),
+    "a number": (lambda sent, batch: 3, "makes int"),
+    "emptied": (lambda sent, batch: sent.clear() or sent, r"makes \{\}"),
+    "one argument": (lambda sent: sent, "fails on .*TypeError"),
+    "another name": (lambda sent, batch: {"x": sent["mode"]}, "fails on .*KeyError: 'mode'"),
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_a_transform_that_changes_more_than_numbers_is_refused_before_training(how):
+    transform, says = BROKEN[how]
+    with pytest.raises(ValueError, match=rf"transform <function .*{says}.*; return the same names and shapes in"):
+        compare([fm.Clip(1.0), transform], dtype=torch.float32)
+
+
+def test_runs_that_are_swept_values_are_not_mixed_up_either():
+    swept = [fm.FedAvg(2, lr=fm.sweep(0.01, 0.02), adapt_lr=0.02)]
+    with pytest.raises(ValueError, match=r"makes .*\(1, 2, "):
+        compare([BROKEN["the runs' mean"][0]], swept, seeds=1)
+
+
+def test_every_exchange_of_a_round_is_tried():
+    with pytest.raises(ValueError, match=r"makes {'x': .* of FedMA's message {'layer 1'"):
+        compare([lambda sent, batch: {"x" if batch.phase else name: t for name, t in sent.items()}], METHODS[2:])
+
+
+def test_a_transform_that_stops_sending_in_a_later_round_is_said():
+    with pytest.raises(ValueError, match=r"makes \{\} of the message"):
+        compare([lambda sent, batch: sent if batch.round < 2 else {}])
+
+
+def test_noise_by_the_server_and_a_method_that_matches_first_are_told_how_to_part():
+    with pytest.raises(
+        ValueError, match=r"does not go with FedMA.*; give fm.Noise\(std\) by the client, or leave FedMA"
+    ):
+        compare([fm.Noise(0.1, by="server")], METHODS[2:])
+
+
+def test_a_mean_among_the_transforms_is_told_where_it_goes():
+    with pytest.raises(ValueError, match=r"give it as mean=SecureSum\(fraction_bits=32\)"):
+        compare([fm.SecureSum()])
