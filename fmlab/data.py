@@ -155,10 +155,10 @@ class Clients:
         """Support and query together."""
         return join(self.support, self.query)
 
-    def take(self, ids: Tensor) -> tuple[Examples, Examples, Examples]:
-        """Support, query, and both together, of clients ``ids`` (S, C) -> (S, C, n, ...), views of one copy."""
-        rows = (ids + self._first).flatten()
-        x, y, weight = (t.index_select(0, rows).view(*ids.shape, *t.shape[1:]) for t in self._rows)
+    def take(self, places: Tensor) -> tuple[Examples, Examples, Examples]:
+        """Support, query, and both together, of the clients at places (S, C) -> (S, C, n, ...), views of one copy."""
+        rows = (places + self._first).flatten()
+        x, y, weight = (t.index_select(0, rows).view(*places.shape, *t.shape[1:]) for t in self._rows)
         parts = [self.support.weight.shape[-1], self.query.weight.shape[-1]]
         both = Examples(self._look_up(x), y, weight[..., : sum(parts)])
         halves = (t.split_with_sizes(parts, 2) for t in (both.x, both.y, weight[..., sum(parts) :]))

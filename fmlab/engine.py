@@ -57,15 +57,15 @@ class Store:
         if self.kept is None:
             self.kept = {name: t.expand(-1, n, -1).clone() for name, t in kept.items()}
 
-    def take(self, ids: Tensor) -> Tree:
-        """Of clients ids (R, C)."""
-        runs = torch.arange(len(ids), device=ids.device)[:, None]
-        return {name: t[runs, ids] for name, t in (self.kept or {}).items()}
+    def take(self, places: Tensor) -> Tree:
+        """Of the clients at these places (R, C)."""
+        runs = torch.arange(len(places), device=places.device)[:, None]
+        return {name: t[runs, places] for name, t in (self.kept or {}).items()}
 
-    def put(self, ids: Tensor, kept: Tree) -> None:
-        runs = torch.arange(len(ids), device=ids.device)[:, None]
+    def put(self, places: Tensor, kept: Tree) -> None:
+        runs = torch.arange(len(places), device=places.device)[:, None]
         for name, t in (self.kept or {}).items():
-            t[runs, ids] = kept[name]
+            t[runs, places] = kept[name]
 
 
 def in_turn(n: int, seed: int, round: int) -> Tensor:
@@ -80,7 +80,7 @@ def participants(seeds: tuple[int, ...], n_clients: int, per_round: int, round: 
     return torch.stack([in_turn(n_clients, s, round) for s in seeds])[:, :per_round]
 
 
-def heads(seeds: tuple[int, ...], n_clients: int, per_round: int, round: int) -> Tensor:
+def turnout(seeds: tuple[int, ...], n_clients: int, per_round: int, round: int) -> Tensor:
     """How many take part (S,) where each client by itself does with probability per_round / n_clients."""
     key = torch.tensor([number("poisson", s, round) for s in seeds])[:, None]
     return (fraction(scattered(numbered(torch.arange(n_clients)) + key)) < per_round / n_clients).sum(1)
@@ -92,14 +92,14 @@ def sampled(
     """Places (S, C) of those who are asked, and which of them take part; None: all.
 
     sampling "fixed": per_round of them. "poisson": each by itself with probability per_round / n_clients, which is as
-    many of a random order as ``heads`` says; C is the largest of these numbers over the seeds, and at least 1.
+    many of a random order as ``turnout`` says; C is the largest of these numbers over the seeds, and at least 1.
     """
     if sampling == "fixed":
         return participants(seeds, n_clients, per_round, round), None
-    number = heads(seeds, n_clients, per_round, round)
-    most = max(1, int(number.max()))
+    come = turnout(seeds, n_clients, per_round, round)
+    most = max(1, int(come.max()))
     places = torch.stack([in_turn(n_clients, s, round) for s in seeds])[:, :most]
-    return places, torch.arange(most) < number[:, None]
+    return places, torch.arange(most) < come[:, None]
 
 
 def answers(seeds: tuple[int, ...], ids: Tensor, round: int, dropout: float) -> Tensor:
@@ -266,8 +266,8 @@ def rounds(
             answered = able if answered is None else able & answered
         answered = answered if answered is None else answered.repeat(values, 1)
         weight = weigh(clients.sizes.gather(1, places).repeat(values, 1), weights, answered)
-        number = torch.full_like(state.answers, per_round) if answered is None else answered.sum(1)
-        heard = state.heard + (number > 0)
+        came = torch.full_like(state.answers, per_round) if answered is None else answered.sum(1)
+        heard = state.heard + (came > 0)
         if expected and (mean is None or mean.weighs):  # by so many the sum is divided, whoever answered
             share: float | Tensor = expected / clients.number
         else:
@@ -289,11 +289,11 @@ def rounds(
             )
             # Under Poisson sampling a round in which nobody takes part is not told from the others: it adds its noise.
             still = answered is not None and not expected
-            held, moments = _where(number > 0, served, (held, moments)) if still else served
+            held, moments = _where(came > 0, served, (held, moments)) if still else served
             store.put(who, kept)
         ok = _finite(held) & _finite(kept)
         diverged = torch.where(ok | (state.diverged >= 0), state.diverged, state.round + 1)
-        state = State(state.round + 1, held, moments, diverged, heard, state.answers + number, up, down, places)
+        state = State(state.round + 1, held, moments, diverged, heard, state.answers + came, up, down, places)
 
 
 def share_of(sizes: Tensor, who: Tensor, weights: str, answered: Tensor | None) -> float | Tensor:

@@ -36,11 +36,11 @@ def evaluate(algorithm: Algorithm, f: Objective, held: Tree, clients: Clients, s
     values = runs // len(clients.sizes)
     losses: list[Tensor] = []
     hits: list[Tensor] = []
-    for ids in _chunks(clients, size):
-        whole = len(ids) == clients.number
-        support, query = clients.everyone() if whole else clients.take(ids.expand(len(clients.sizes), -1))[:2]
+    for chunk in _chunks(clients, size):
+        whole = len(chunk) == clients.number
+        support, query = clients.everyone() if whole else clients.take(chunk.expand(len(clients.sizes), -1))[:2]
         support, query = tile(support, values), tile(query, values)
-        here = {name: t.expand(-1, len(ids), -1) for name, t in held.items()}
+        here = {name: t.expand(-1, len(chunk), -1) for name, t in held.items()}
         before = writes(support, query)
         scores = list(f.scores(algorithm.adapt(f, here, support, steps), query))
         if writes(support, query) != before:
@@ -61,12 +61,12 @@ def personal(algorithm: Algorithm, f: Objective, held: Tree, kept: Tree, clients
     f = algorithm.objective(f)
     runs, size = len(next(iter(held.values()))), sum(t.numel() for t in held.values())
     parts: list[tuple[Tensor, Tensor | None]] = []
-    for ids in _chunks(clients, size):
-        theirs = {name: t[:, ids] for name, t in kept.items()}
-        models = algorithm.personal(f, {name: t.expand(-1, len(ids), -1) for name, t in held.items()}, theirs)
+    for chunk in _chunks(clients, size):
+        theirs = {name: t[:, chunk] for name, t in kept.items()}
+        models = algorithm.personal(f, {name: t.expand(-1, len(chunk), -1) for name, t in held.items()}, theirs)
         if models is None:
             return None
-        _, query, _ = clients.take(ids.expand(len(clients.sizes), -1))
+        _, query, _ = clients.take(chunk.expand(len(clients.sizes), -1))
         parts += f.scores([models], tile(query, runs // len(clients.sizes)))
     hits = [right for _, right in parts if right is not None]
     return Scores(torch.cat([loss for loss, _ in parts], 1), torch.cat(hits, 1) if hits else None)
@@ -80,11 +80,11 @@ def updated(
     f = algorithm.objective(f)
     runs, size = len(next(iter(held.values()))), sum(t.numel() for t in held.values())
     parts = []
-    for ids in _chunks(clients, 4 * size):  # a step holds more than a score
-        places = ids.expand(len(seeds), -1)
+    for chunk in _chunks(clients, 4 * size):  # a step holds more than a score
+        places = chunk.expand(len(seeds), -1)
         support, query, both = (tile(e, runs // len(seeds)) for e in clients.take(places))
         batch = Batch(support, query, seeds, round, clients.called(places), joined=both)
-        parts.append(work(algorithm, f, held, {name: t[:, ids] for name, t in kept.items()}, batch)[1])
+        parts.append(work(algorithm, f, held, {name: t[:, chunk] for name, t in kept.items()}, batch)[1])
     return {name: torch.cat([part[name] for part in parts], 1) for name in kept}
 
 
@@ -104,13 +104,13 @@ def elsewhere(
     values, seeds = runs // len(clients.sizes), len(clients.sizes)
     losses: list[Tensor] = []
     hits: list[Tensor] = []
-    for ids in _chunks(clients, size) if number else ():
-        here = {name: t.expand(-1, len(ids), -1) for name, t in held.items()}
-        models = algorithm.personal(f, here, {name: t[:, ids] for name, t in kept.items()})
+    for chunk in _chunks(clients, size) if number else ():
+        here = {name: t.expand(-1, len(chunk), -1) for name, t in held.items()}
+        models = algorithm.personal(f, here, {name: t[:, chunk] for name, t in kept.items()})
         if models is None:
-            support = tile(clients.take(ids.expand(seeds, -1))[0], values)
+            support = tile(clients.take(chunk.expand(seeds, -1))[0], values)
             *_, models = algorithm.adapt(f, here, support, steps)
-        others = [(ids + 1 + j * (n - 1) // number) % n for j in range(number)]
+        others = [(chunk + 1 + j * (n - 1) // number) % n for j in range(number)]
         queries = (tile(clients.take(other.expand(seeds, -1))[1], values) for other in others)
         scores = [next(iter(f.scores([models], query))) for query in queries]
         losses.append(torch.stack([loss for loss, _ in scores]).mean(0))

@@ -25,13 +25,13 @@ class Undoable(Store):
 
     over: Over
 
-    def put(self, ids: Tensor, kept: Tree) -> None:
-        self.over.append((ids, self.take(ids)))
-        super().put(ids, kept)
+    def put(self, places: Tensor, kept: Tree) -> None:
+        self.over.append((places, self.take(places)))
+        super().put(places, kept)
 
     def undo(self, over: Over) -> None:
-        for ids, kept in reversed(over):
-            super().put(ids, kept)
+        for places, kept in reversed(over):
+            super().put(places, kept)
 
 
 class Lane:

@@ -234,8 +234,8 @@ class Study:
             if place not in range(n):
                 raise IndexError(f"{what} = {place!r} is not a whole number from 0 to {n - 1}")
         held = self.server(name, seed, value)
-        ids = torch.tensor([[client]] * len(self.setup.config["seeds"]), device=self.unseen.sizes.device)
-        support = self.unseen.take(ids)[0].map(lambda t: t[seed : seed + 1])
+        places = torch.tensor([[client]] * len(self.setup.config["seeds"]), device=self.unseen.sizes.device)
+        support = self.unseen.take(places)[0].map(lambda t: t[seed : seed + 1])
         one = self.method(name, seed, value)
         models = one.adapt(one.objective(self.setup.objective), held, support, self.steps)
         return torch.stack([m[0, 0] for m in models])

@@ -468,7 +468,8 @@ def test_a_saved_study_makes_nobody_read_a_file(tmp_path, monkeypatch, source):
     monkeypatch.chdir(tmp_path)
     FRAME.to_csv("FRAME.csv", index=False)
     study = fm.compare([fm.FedAvg(**RATES)], fm.Table(FRAME, **GOOD), **SHORT)
-    monkeypatch.setattr(archive, "encode", lambda v, old=archive.encode: source if isinstance(v, Rows) else old(v))
+    encode = archive.encode
+    monkeypatch.setattr(archive, "encode", lambda v, **how: source if isinstance(v, Rows) else encode(v, **how))
     study.save(tmp_path / "study")
     with pytest.raises(
         StudyError, match=r"clients: data are not saved with a study; .*fm\.load\(folder, clients=\.\.\.\)"
