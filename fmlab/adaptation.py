@@ -37,9 +37,8 @@ def settled(setup: Setup, algorithm: Algorithm, held: Tree) -> tuple[Algorithm, 
     value: Any = getattr(algorithm, name)
     some = next(iter(held.values()))
     if not isinstance(value, Validated):
-        return algorithm, torch.as_tensor(value, dtype=some.dtype, device=some.device).flatten().expand(
-            len(some)
-        ).clone()
+        given = torch.as_tensor(value, dtype=some.dtype, device=some.device).flatten()
+        return algorithm, given.expand(len(some)).clone()
     losses = []
     for size in value.candidates:
         tried: dict[str, Any] = {name: size}

@@ -36,7 +36,7 @@ def changed(transform: Callable[[Tree, Batch], Tree], sent: Tree, batch: Batch, 
     asked = "a transform takes (sent, batch); return the same names and shapes in the same dtype"
     try:
         after = transform(sent, batch)
-    except Exception as problem:
+    except Exception as problem:  # the reader's own code may raise any
         raise ValueError(
             f"the transform {transform!r} fails on {message} {wanted}: {type(problem).__name__}: {problem}; {asked}"
         ) from problem
@@ -56,7 +56,7 @@ class Contract:
         """What the method raises is a ValueError that says what it was asked for."""
         try:
             yield
-        except Exception as problem:
+        except Exception as problem:  # the reader's own code may raise any
             raise self.broken(f"{method} fails: {type(problem).__name__}: {problem}", asked) from problem
 
     def broken(self, what: str, asked: str) -> ValueError:
